@@ -1,0 +1,37 @@
+//! The wire, and only the wire: what all three processes need to speak to
+//! each other and to be a service.
+//!
+//! - [`v1`]: messages and clients, generated from `tidewater/v1/*.proto`
+//! - [`lsn`]: a WAL position
+//! - [`error`]: a fault, and the one table of error code ↔ gRPC status
+//! - [`limits`]: sizes and times that both ends of a connection must share
+//! - [`token`]: bearer tokens, their proof and their check
+//! - [`identity`]: who a service is, before a secret is sent to it
+//! - [`serve`]: run gRPC services on a listener until shutdown
+//! - [`dial`]: connect to a service and make sure it is the right one
+//! - [`process`]: a service's command line, logging, signals and exit
+
+pub mod dial;
+pub mod error;
+pub mod identity;
+pub mod limits;
+pub mod lsn;
+pub mod process;
+mod redact;
+pub mod serve;
+pub mod token;
+
+/// Generated from `tidewater/v1/*.proto`, where every field is documented.
+#[allow(missing_docs, clippy::all)]
+pub mod v1 {
+    tonic::include_proto!("tidewater.v1");
+
+    /// The protos' descriptors, for gRPC reflection.
+    pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+}
+
+pub use error::Fault;
+pub use token::Token;
+
+/// The version that services prove and clients compare, e.g. "0.1.0".
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

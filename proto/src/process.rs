@@ -1,0 +1,121 @@
+//! A service's command line, logging, signals and exit, once for all.
+
+use std::future::Future;
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+use crate::token::Token;
+
+/// Flags that every service has.
+#[derive(clap::Args, Debug)]
+pub struct ServiceArgs {
+    /// Address to listen on; port 0 takes a free one. The address taken is
+    /// printed to stdout as {"listening":"host:port"}.
+    #[arg(long, env = "TIDEWATER_LISTEN", default_value = "127.0.0.1:0")]
+    pub listen: String,
+
+    /// Bearer token that every call must carry. Required off loopback.
+    #[arg(long, env = "TIDEWATER_TOKEN", default_value = "", hide_env_values = true)]
+    pub token: String,
+
+    /// File that holds the token, instead of --token.
+    #[arg(long, env = "TIDEWATER_TOKEN_FILE", conflicts_with = "token")]
+    pub token_file: Option<std::path::PathBuf>,
+
+    /// Stop when stdin ends: a parent that is killed takes the service along.
+    #[arg(long)]
+    pub stop_with_stdin: bool,
+}
+
+/// Logs to stderr, human on a terminal and JSON otherwise, filtered by
+/// `TIDEWATER_LOG` (default `info`).
+pub fn init_logging() {
+    let filter = EnvFilter::try_from_env("TIDEWATER_LOG")
+        .unwrap_or_else(|_| EnvFilter::new("info,h2=warn,hyper=warn,tonic=warn"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if std::io::stderr().is_terminal() {
+        builder.with_target(false).init();
+    } else {
+        builder.json().flatten_event(true).init();
+    }
+}
+
+/// Cancelled by SIGINT, SIGTERM, and, if asked for, the end of stdin.
+pub fn shutdown_signal(stop_with_stdin: bool) -> std::io::Result<CancellationToken> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let shutdown = CancellationToken::new();
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let token = shutdown.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        token.cancel();
+    });
+    if stop_with_stdin {
+        let token = shutdown.clone();
+        // A thread of its own: a blocking read would hold up the runtime's end.
+        std::thread::spawn(move || {
+            let mut sink = std::io::sink();
+            let _ = std::io::copy(&mut std::io::stdin().lock(), &mut sink);
+            token.cancel();
+            // The parent is gone: nobody waits for a drain that hangs.
+            std::thread::sleep(crate::limits::DRAIN_GRACE);
+            std::process::exit(1);
+        });
+    }
+    Ok(shutdown)
+}
+
+/// A service's `main`: logging, listener, token, signals, then `run`.
+pub fn service_main<F>(
+    service: &'static str,
+    args: ServiceArgs,
+    run: impl FnOnce(TcpListener, Option<Token>, CancellationToken) -> F,
+) -> ExitCode
+where
+    F: Future<Output = anyhow::Result<()>>,
+{
+    init_logging();
+    let outcome = (|| -> anyhow::Result<()> {
+        let token = match &args.token_file {
+            Some(path) => std::fs::read_to_string(path)
+                .with_context(|| format!("reading the token file {}", path.display()))?
+                .trim()
+                .to_owned(),
+            None => args.token,
+        };
+        let token = Token::new(&token)?;
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        runtime.block_on(async {
+            let shutdown = shutdown_signal(args.stop_with_stdin)?;
+            let listener = TcpListener::bind(&args.listen)
+                .await
+                .with_context(|| format!("listening on {}", args.listen))?;
+            let address = listener.local_addr()?;
+            let mut stdout = std::io::stdout().lock();
+            // A closed stdout only means that nobody asked.
+            let _ = writeln!(stdout, "{{\"listening\":\"{address}\"}}");
+            let _ = stdout.flush();
+            drop(stdout);
+            tracing::info!(service, %address, version = crate::VERSION, "listening");
+            run(listener, token, shutdown).await
+        })?;
+        runtime.shutdown_timeout(crate::limits::DRAIN_GRACE);
+        Ok(())
+    })();
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(service, "{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

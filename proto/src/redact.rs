@@ -1,0 +1,99 @@
+//! Debug for the messages that hold secrets: everything but the secrets.
+
+use std::fmt;
+
+use crate::v1::{ReadChunkRequest, SourceConfig, SshConfig, Ssl};
+
+const HIDDEN: &str = "…";
+
+/// Shows whether a secret is set, never what it is.
+fn hide(secret: &str) -> &'static str {
+    if secret.is_empty() { "" } else { HIDDEN }
+}
+
+impl fmt::Debug for SourceConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SourceConfig")
+            .field("host", &self.host)
+            .field("port", &self.port)
+            .field("database", &self.database)
+            .field("username", &self.username)
+            .field("password", &hide(&self.password))
+            .field("jdbc_url_params", &self.jdbc_url_params.keys())
+            .field("ssl", &self.ssl)
+            .field("max_threads", &self.max_threads)
+            .field("reader_batch_size", &self.reader_batch_size)
+            .field("retry_count", &self.retry_count)
+            .field("ssh_config", &self.ssh_config)
+            .field("schemas", &self.schemas)
+            .field("max_row_bytes", &self.max_row_bytes)
+            .field("lock_timeout_ms", &self.lock_timeout_ms)
+            .field("connect_timeout_ms", &self.connect_timeout_ms)
+            .finish()
+    }
+}
+
+impl fmt::Debug for Ssl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ssl")
+            .field("mode", &self.mode())
+            .field("server_ca", &hide(&self.server_ca))
+            .field("client_cert", &hide(&self.client_cert))
+            .field("client_key", &hide(&self.client_key))
+            .finish()
+    }
+}
+
+impl fmt::Debug for SshConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SshConfig")
+            .field("host", &self.host)
+            .field("port", &self.port)
+            .field("username", &self.username)
+            .field("private_key", &hide(&self.private_key))
+            .field("passphrase", &hide(&self.passphrase))
+            .field("password", &hide(&self.password))
+            .field("known_hosts", &self.known_hosts)
+            .finish()
+    }
+}
+
+impl fmt::Debug for ReadChunkRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReadChunkRequest")
+            .field("load_id", &self.load_id)
+            .field("namespace", &self.namespace)
+            .field("name", &self.name)
+            .field("chunk_id", &self.chunk_id)
+            .field("writer_address", &self.writer_address)
+            .field("writer_token", &hide(&self.writer_token))
+            .field("stage", &format_args!("{} bytes", self.stage.len()))
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_secret_is_printed_by_debug() {
+        let secret = || "hunter2".to_owned();
+        let config = SourceConfig {
+            password: secret(),
+            jdbc_url_params: [("sslpassword".to_owned(), secret())].into(),
+            ssl: Some(Ssl { client_key: secret(), ..Default::default() }),
+            ssh_config: Some(SshConfig {
+                password: secret(),
+                passphrase: secret(),
+                private_key: secret(),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let chunk = ReadChunkRequest { writer_token: secret(), ..Default::default() };
+        let shown = format!("{config:?} {chunk:?}");
+        assert!(!shown.contains("hunter2"), "{shown}");
+        assert!(shown.contains(HIDDEN));
+    }
+}

@@ -1,0 +1,66 @@
+//! Run gRPC services on a listener until shutdown, then drain.
+
+use anyhow::Context;
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::sync::CancellationToken;
+use tonic::service::RoutesBuilder;
+use tonic::transport::Server;
+
+use crate::identity::Identified;
+use crate::limits;
+use crate::token::Token;
+use crate::v1::identity_server::IdentityServer;
+
+/// Serves what `add` puts into the routes, with health, reflection and
+/// identity beside it, until `shutdown`; then calls in flight have
+/// [`limits::DRAIN_GRACE`] to end.
+pub async fn serve(
+    service: &'static str,
+    listener: TcpListener,
+    token: Option<Token>,
+    shutdown: CancellationToken,
+    add: impl FnOnce(&mut RoutesBuilder),
+) -> anyhow::Result<()> {
+    let address = listener.local_addr()?;
+    anyhow::ensure!(
+        token.is_some() || address.ip().is_loopback(),
+        "{service} would listen on {address}, off loopback, without a token: \
+         give --token or TIDEWATER_TOKEN, or listen on 127.0.0.1"
+    );
+    let (health_reporter, health) = tonic_health::server::health_reporter();
+    health_reporter.set_service_status("", tonic_health::ServingStatus::Serving).await;
+    health_reporter.set_service_status(service, tonic_health::ServingStatus::Serving).await;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(crate::v1::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()?;
+
+    let mut routes = RoutesBuilder::default();
+    routes.add_service(health);
+    routes.add_service(reflection);
+    routes.add_service(IdentityServer::new(Identified { service, token }));
+    add(&mut routes);
+
+    let stop = shutdown.clone();
+    let drained = async move { stop.cancelled().await };
+    let server = Server::builder()
+        .initial_stream_window_size(limits::STREAM_WINDOW)
+        .initial_connection_window_size(limits::CONNECTION_WINDOW)
+        .max_frame_size(limits::MAX_FRAME)
+        .http2_keepalive_interval(Some(limits::KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(limits::KEEPALIVE_TIMEOUT))
+        .tcp_nodelay(true)
+        .add_routes(routes.routes())
+        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), drained);
+    let overdue = async {
+        shutdown.cancelled().await;
+        health_reporter.set_service_status("", tonic_health::ServingStatus::NotServing).await;
+        tokio::time::sleep(limits::DRAIN_GRACE).await;
+    };
+    tokio::select! {
+        served = server => served.with_context(|| format!("serving {service} on {address}"))?,
+        () = overdue => tracing::warn!("calls were still running at the end of the grace time"),
+    }
+    Ok(())
+}
