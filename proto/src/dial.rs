@@ -118,6 +118,10 @@ fn compatible(theirs: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpListener;
+    use tokio_util::sync::CancellationToken;
+
     use super::*;
 
     #[test]
@@ -125,5 +129,51 @@ mod tests {
         assert!(compatible(VERSION));
         assert!(!compatible("99.0.0"));
         assert!(!compatible(""));
+    }
+
+    /// A service on a free loopback port, and what stops it.
+    async fn serve_writer(token: Option<Token>) -> (String, CancellationToken) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let stop = CancellationToken::new();
+        tokio::spawn(crate::serve::serve("writer-svc", listener, token, stop.clone(), |_| {}));
+        (address, stop)
+    }
+
+    #[tokio::test]
+    async fn a_service_is_accepted_only_with_its_name_and_its_token() {
+        let token = Token::random();
+        let (address, stop) = serve_writer(Some(token.clone())).await;
+        dial(&address, "writer-svc", Some(&token)).await.unwrap();
+
+        let wrong_name = dial(&address, "source-svc", Some(&token)).await.unwrap_err();
+        assert!(wrong_name.message.contains("is a writer-svc"), "{wrong_name}");
+        let other = Token::random();
+        let wrong_token = dial(&address, "writer-svc", Some(&other)).await.unwrap_err();
+        assert!(wrong_token.message.contains("does not know the token"), "{wrong_token}");
+        assert!(!wrong_token.transient);
+        stop.cancel();
+    }
+
+    #[tokio::test]
+    async fn another_program_on_the_port_is_named_an_error() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        tokio::spawn(async move {
+            while let Ok((mut socket, _)) = listener.accept().await {
+                let _ = socket.write_all(b"SSH-2.0-OpenSSH_9.2\r\n").await;
+            }
+        });
+        let fault = dial(&address, "writer-svc", None).await.unwrap_err();
+        assert!(fault.message.contains(&address), "{fault}");
+        assert!(!fault.remedy.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_service_off_loopback_without_a_token_refuses_to_start() {
+        let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
+        let outcome =
+            crate::serve::serve("writer-svc", listener, None, CancellationToken::new(), |_| {});
+        assert!(outcome.await.unwrap_err().to_string().contains("without a token"));
     }
 }

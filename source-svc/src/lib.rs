@@ -1,1 +1,86 @@
+//! source-svc: reads PostgreSQL, knows nothing of destinations, keeps nothing.
+//!
+//! The way of a record, in the modules' order:
+//!
+//! - [`service`]: the gRPC calls
+//! - [`config`], [`params`]: how to reach a server, validated
+//! - [`connect`], [`dial`], [`tls`], [`ssh`], [`known_hosts`]: a session on it
+//! - [`check`], [`discover`]: what the role may read there
+//! - [`types`], [`relation`], [`sql`]: what a relation is, and what its columns become
+//! - [`load`]: one snapshot of many relations, in chunks, each read by one COPY
+//! - [`decode`]: COPY's binary form → Arrow columns
+//! - [`batch`]: columns → record batches
+//! - [`send`]: record batches → Flight DoPut
+//! - [`error`]: what can go wrong, and how it leaves the service
 
+pub mod service;
+
+pub mod config;
+pub mod params;
+
+pub mod connect;
+pub mod dial;
+pub mod known_hosts;
+pub mod ssh;
+pub mod tls;
+
+pub mod check;
+pub mod discover;
+
+pub mod relation;
+pub mod sql;
+pub mod types;
+
+pub mod load;
+
+pub mod decode;
+
+pub mod batch;
+
+pub mod send;
+
+pub mod error;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::Token;
+use proto::token::RequireToken;
+use proto::v1::source_server::SourceServer;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::service::interceptor::InterceptedService;
+
+/// What the service is started with.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// How long a load outlives its last caller.
+    pub grace: Duration,
+    /// The operator's bounds.
+    pub limits: service::Limits,
+}
+
+/// Serves on `listener` until `shutdown`, which ends every load.
+pub async fn run(
+    options: Options,
+    listener: TcpListener,
+    token: Option<Token>,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let loads = Arc::new(load::Loads::new(options.grace, shutdown.clone()));
+    let service = service::SourceService { loads: loads.clone(), limits: options.limits };
+    let server = SourceServer::new(service)
+        .max_decoding_message_size(proto::limits::CONTROL_MESSAGE_BYTES)
+        .max_encoding_message_size(proto::limits::CONTROL_MESSAGE_BYTES);
+    let guarded = InterceptedService::new(server, RequireToken(token.clone()));
+    // The sweep ends by the shutdown that ends the serving.
+    let stop = shutdown.clone().drop_guard();
+    let sweep = tokio::spawn(async move { loads.sweep().await });
+    let served = proto::serve::serve("source-svc", listener, token, shutdown, |routes| {
+        routes.add_service(guarded);
+    })
+    .await;
+    drop(stop);
+    sweep.await?;
+    served
+}

@@ -1,1 +1,34 @@
+//! What the end-to-end tests, the demo and the benchmark stand on.
+//!
+//! In the order a test uses them:
+//!
+//! - [`parts`]: where installed parts lie, and what to say when one is missing
+//! - [`builds`]: the PostgreSQL builds found on this machine
+//! - [`account`]: the account PostgreSQL runs under when we are root
+//! - [`certificates`]: a certificate authority made for one server
+//! - [`postgres`]: a throwaway server, its databases and `psql`
+//! - [`run`]: the `orchestrator` program with its three config files
+//! - [`services`]: `source-svc` and `writer-svc` on their own
+//! - [`truth`]: what PostgreSQL itself says a table holds
+//! - [`reader`]: what DuckDB and pyarrow say the destination holds
+//! - [`compare`]: rows against rows, first differences first
+//! - [`verify`]: all of that as one call, "the destination equals the source"
+//! - [`watch`]: looks at a directory again and again while something runs
+//! - [`random_schema`]: tables of random types with random rows
+//!
+//! Everything a test starts ends with the test, also when it panics or the
+//! test process is killed.
 
+pub mod account;
+pub mod builds;
+pub mod certificates;
+pub mod compare;
+pub mod parts;
+pub mod postgres;
+pub mod random_schema;
+pub mod reader;
+pub mod run;
+pub mod services;
+pub mod truth;
+pub mod verify;
+pub mod watch;

@@ -1,1 +1,112 @@
+//! writer-svc: owns every file and every commit of a destination, and knows
+//! nothing of PostgreSQL.
+//!
+//! ```text
+//! DoPut ─► receive ─► layout ─► partition ─► spill ─► encode ─► stage ┄┄► Commit ─► parquet::commit
+//!          messages   columns   rows' paths  by path  files     manifest            visible
+//! ```
+//!
+//! The modules, in the order of the data:
+//!
+//! - [`service`]: the gRPC calls and Flight's DoPut
+//! - [`receive`]: one DoPut: messages in, one staged chunk or nothing out
+//! - [`layout`]: source columns → destination columns and metadata columns
+//!   ([`naming`], [`row_id`], and the values as text and JSON, [`render`])
+//! - [`partition`]: which rows go to which directory
+//! - [`spill`]: rows in the order of their partitions, in bounded memory
+//! - [`encode`]: record batches → Parquet files of bounded size
+//!   ([`encoding`]: which encoding suits a column)
+//! - [`stage`]: the files of one chunk, invisible to readers, and their manifest
+//! - [`parquet`]: prepare, commit and drop of a table directory
+//! - [`storage`]: paths that cannot leave the destination, durable file work
+//!
+//! Invariants: no file that a reader's `*.parquet` sees is ever partial; a
+//! chunk is staged whole or not at all; a table is exchanged whole or not at all.
+//!
+//! Memory: one stream holds at most [`receive::QUEUE`] undecoded messages, one
+//! decoded batch and its destination form, one row group
+//! ([`Options::row_group_bytes`]) and, when the table is partitioned, the
+//! sorter's buffer ([`Options::sort_bytes`]); a message is no larger than
+//! [`Options::max_row_bytes`] plus [`proto::limits::MESSAGE_SLACK`], and no
+//! more than [`Options::max_streams`] streams are received at once. Nothing
+//! grows with the table or with its number of partitions.
 
+pub mod encode;
+pub mod encoding;
+pub mod error;
+pub mod layout;
+pub mod naming;
+pub mod parquet;
+pub mod partition;
+pub mod receive;
+pub mod render;
+pub mod row_id;
+pub mod service;
+pub mod spill;
+pub mod stage;
+pub mod storage;
+
+use arrow_flight::flight_service_server::FlightServiceServer;
+use proto::limits;
+use proto::token::{RequireToken, Token};
+use proto::v1::writer_server::WriterServer;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::service::interceptor::InterceptedService;
+
+pub use error::WriterError;
+
+/// The bounds that the writer keeps. Sizes are bytes.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// Largest row to take, in bytes of its Arrow form.
+    #[arg(long, env = "TIDEWATER_MAX_ROW_BYTES", default_value_t = limits::MAX_ROW_BYTES)]
+    pub max_row_bytes: u64,
+
+    /// Streams to receive at once; one more is refused and may try again.
+    #[arg(long, env = "TIDEWATER_MAX_STREAMS", default_value_t = 16,
+          value_parser = clap::value_parser!(u16).range(1..))]
+    pub max_streams: u16,
+
+    /// Encoded bytes a stream holds before it writes them out as a row group.
+    #[arg(long, env = "TIDEWATER_ROW_GROUP_BYTES", default_value_t = 64 << 20,
+          value_parser = clap::value_parser!(u64).range(1 << 16..1 << 40))]
+    pub row_group_bytes: u64,
+
+    /// Bytes of rows a partitioned stream sorts in memory before it spills.
+    #[arg(long, env = "TIDEWATER_SORT_BYTES", default_value_t = 64 << 20,
+          value_parser = clap::value_parser!(u64).range(1 << 16..1 << 40))]
+    pub sort_bytes: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            max_row_bytes: limits::MAX_ROW_BYTES,
+            max_streams: 16,
+            row_group_bytes: 64 << 20,
+            sort_bytes: 64 << 20,
+        }
+    }
+}
+
+/// Serves the writer on `listener` until `shutdown`, then drains.
+pub async fn run(
+    options: Options,
+    listener: TcpListener,
+    token: Option<Token>,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let message_bytes = limits::data_message_bytes(options.max_row_bytes);
+    let service = service::WriterService::new(options);
+    let gate = RequireToken(token.clone());
+    proto::serve::serve("writer-svc", listener, token, shutdown, |routes| {
+        let writer = WriterServer::new(service.clone())
+            .max_decoding_message_size(limits::CONTROL_MESSAGE_BYTES)
+            .max_encoding_message_size(limits::CONTROL_MESSAGE_BYTES);
+        let flight = FlightServiceServer::new(service).max_decoding_message_size(message_bytes);
+        routes.add_service(InterceptedService::new(writer, gate.clone()));
+        routes.add_service(InterceptedService::new(flight, gate));
+    })
+    .await
+}

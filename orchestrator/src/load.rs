@@ -1,0 +1,190 @@
+//! The load: one snapshot under which all chunks of a run are read. Opened,
+//! continued, remembered in the state, closed.
+
+use std::time::Duration;
+
+use proto::Fault;
+use proto::v1::{CloseLoadRequest, ErrorCode, LoadTable, OpenLoadRequest, OpenLoadResponse};
+use serde_json::Value;
+
+use crate::state::keeper::StateKeeper;
+use crate::state::{Bounds, LiveLoad, SavedLoad};
+use crate::sync::resume::{self, Action};
+use crate::sync::{Context, Stop, TableRun};
+
+/// How long a source service may take to close a load before it is left to
+/// close it by itself.
+const CLOSE_WAIT: Duration = Duration::from_secs(5);
+
+/// A load that lives.
+pub struct OpenLoad {
+    /// What the state remembers of it.
+    pub live: LiveLoad,
+    /// The tables to read, each with its index in the run.
+    pub tables: Vec<(usize, LoadTable)>,
+}
+
+/// Opens a load for every table that has to be read.
+pub async fn open(context: &Context<'_>, tables: &[TableRun]) -> Result<OpenLoad, Stop> {
+    let wanted: Vec<_> = (0..tables.len()).filter(|&at| is_left(&tables[at])).collect();
+    Ok(request(context, tables, &wanted, String::new()).await?)
+}
+
+/// Asks for the load of an interrupted run. `None`: it is gone, or does not
+/// cover what is left, and then is closed.
+pub async fn resume(
+    context: &Context<'_>,
+    live: &LiveLoad,
+    tables: &[TableRun],
+    keeper: &StateKeeper,
+) -> Result<Option<OpenLoad>, Stop> {
+    let at = |id: &String| tables.iter().position(|table| table.id == *id);
+    let opened: Option<Vec<_>> = live.streams.iter().map(at).collect();
+    let Some(opened) = opened.filter(|opened| covers(opened, live, tables, keeper)) else {
+        close(context, &live.id).await;
+        return Ok(None);
+    };
+    let mut load = match request(context, tables, &opened, live.id.clone()).await {
+        Ok(load) => load,
+        Err(Stop::LoadGone(_)) => return Ok(None),
+        Err(stop) => return Err(stop),
+    };
+    load.tables.retain(|(index, _)| is_left(&tables[*index]));
+    for (index, plan) in &load.tables {
+        let saved = tables[*index].saved(keeper);
+        if saved.is_some_and(|saved| saved.chunk_count as usize != plan.chunks.len()) {
+            close(context, &live.id).await;
+            return Ok(None);
+        }
+    }
+    Ok(Some(load))
+}
+
+/// Whether everything that is left was part of the load, under the same
+/// settings.
+fn covers(opened: &[usize], live: &LiveLoad, tables: &[TableRun], keeper: &StateKeeper) -> bool {
+    (0..tables.len()).filter(|&at| is_left(&tables[at])).all(|at| {
+        let same =
+            |saved: &SavedLoad| saved.id == live.id && resume::is_of(saved, &tables[at].settings);
+        opened.contains(&at) && tables[at].saved(keeper).is_some_and(same)
+    })
+}
+
+/// Whether a table has to be read, in full or in part.
+pub fn is_left(table: &TableRun) -> bool {
+    table.outcome.is_none() && matches!(table.action, Action::ReadAll | Action::ReadMissing)
+}
+
+async fn request(
+    context: &Context<'_>,
+    tables: &[TableRun],
+    wanted: &[usize],
+    resume_load_id: String,
+) -> Result<OpenLoad, Stop> {
+    let request = OpenLoadRequest {
+        config: Some(context.source_config.clone()),
+        streams: wanted.iter().map(|&at| tables[at].stream.load.clone()).collect(),
+        resume_load_id,
+    };
+    let mut source = context.source.clone();
+    let answer = context.cancellable(source.open_load(request)).await?;
+    let answer = answer.map_err(Fault::from)?.into_inner();
+    for notice in &answer.notices {
+        context.progress.note(&format!("note: {notice}"));
+    }
+    Ok(checked(answer, tables, wanted)?)
+}
+
+/// The answer must be about what was asked, table by table.
+fn checked(
+    answer: OpenLoadResponse,
+    tables: &[TableRun],
+    wanted: &[usize],
+) -> Result<OpenLoad, Fault> {
+    let matches = answer.tables.len() == wanted.len()
+        && answer.tables.iter().zip(wanted).all(|(plan, &at)| {
+            let stream = &tables[at].stream;
+            plan.namespace == stream.namespace
+                && plan.name == stream.name
+                && !plan.chunks.is_empty()
+        });
+    if !matches || answer.load_id.is_empty() {
+        return Err(Fault::new(
+            ErrorCode::Internal,
+            "source-svc's plan of the load does not fit the streams that were asked for",
+        )
+        .remedy("use services of this version"));
+    }
+    let live = LiveLoad {
+        id: answer.load_id,
+        snapshot: answer.snapshot,
+        consistent_point: answer.consistent_point,
+        streams: wanted.iter().map(|&at| tables[at].id.clone()).collect(),
+    };
+    Ok(OpenLoad { live, tables: wanted.iter().copied().zip(answer.tables).collect() })
+}
+
+/// Puts the load into the state: what it stages is kept from now on. What a
+/// table has staged under this load already stays.
+pub fn remember(load: &OpenLoad, tables: &[TableRun], keeper: &mut StateKeeper) {
+    let state = keeper.change();
+    state.set_consistent_point(&load.live.consistent_point);
+    if let Some(run) = &mut state.run {
+        run.load = Some(load.live.clone());
+    }
+    for (index, plan) in &load.tables {
+        let (table, stream) = (&tables[*index], &tables[*index].stream);
+        let known = state.stream(&stream.namespace, &stream.name);
+        let known = known.and_then(|entry| entry.state.load.clone());
+        let saved = known
+            .filter(|saved| saved.id == load.live.id && resume::is_of(saved, &table.settings))
+            .unwrap_or_else(|| SavedLoad {
+                id: load.live.id.clone(),
+                commit_id: table.settings.commit_id.clone(),
+                settings_hash: table.settings.hash.clone(),
+                chunk_count: plan.chunks.len() as u32,
+                ..Default::default()
+            });
+        let missing = missing(plan, &saved).map(bounds).collect();
+        state.begin_load(&stream.namespace, &stream.name, saved);
+        state.stream_mut(&stream.namespace, &stream.name).state.chunks = Some(missing);
+    }
+}
+
+/// The chunks of a table that are not staged.
+pub fn missing<'p>(
+    plan: &'p LoadTable,
+    saved: &SavedLoad,
+) -> impl Iterator<Item = &'p proto::v1::Chunk> {
+    let staged: std::collections::HashSet<_> =
+        saved.staged.iter().map(|chunk| chunk.chunk_id).collect();
+    plan.chunks.iter().filter(move |chunk| !staged.contains(&chunk.id))
+}
+
+/// A chunk as state.json shows it.
+pub fn bounds(chunk: &proto::v1::Chunk) -> Bounds {
+    let bound = |text: &String| match text.as_str() {
+        "" => Value::Null,
+        text => Value::from(text),
+    };
+    Bounds { min: bound(&chunk.min), max: bound(&chunk.max) }
+}
+
+/// Takes a load that is closed out of the state. Chunks that it has staged of
+/// unfinished tables will not be used: no later load may add to them.
+pub fn forget(keeper: &mut StateKeeper) {
+    if let Some(run) = &mut keeper.change().run {
+        run.load = None;
+    }
+}
+
+/// Lets go of a load. It closes by itself in the end: a failure is no one's.
+pub async fn close(context: &Context<'_>, load_id: &str) {
+    let mut source = context.source.clone();
+    let request = CloseLoadRequest { load_id: load_id.to_owned() };
+    match tokio::time::timeout(CLOSE_WAIT, source.close_load(request)).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(status)) => tracing::info!("closing load {load_id}: {}", status.message()),
+        Err(_) => tracing::info!("closing load {load_id}: no answer in {CLOSE_WAIT:?}"),
+    }
+}

@@ -1,0 +1,213 @@
+//! What a person sees of a running sync: bars on a terminal, plain lines
+//! elsewhere; and the counters behind stats.json.
+//!
+//! The sync reports events (a table begins, rows were read, a chunk ended, a
+//! table is committed); [`table`] makes fractions and rates of them, [`bars`]
+//! draws them, [`plain`] writes them as lines. Nothing here can fail the sync:
+//! a closed stderr leaves nobody to tell.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use proto::v1::{Chunk, LoadTable};
+
+mod bars;
+pub mod human;
+mod plain;
+mod table;
+
+pub use table::Counters;
+
+use bars::Bars;
+use plain::Plain;
+use table::Table;
+
+/// The display of one sync; clones show the same.
+#[derive(Clone)]
+pub struct Progress(Arc<Mutex<Inner>>);
+
+struct Inner {
+    started: Instant,
+    tables: Vec<Table>,
+    counters: Counters,
+    view: View,
+}
+
+enum View {
+    Bars(Bars),
+    Plain(Plain),
+}
+
+impl Progress {
+    /// For `streams`, "schema.table" each, in the order in which later calls
+    /// number them. `bars`: draw; else write lines.
+    pub fn new(streams: Vec<String>, bars: bool) -> Self {
+        let view = if bars { View::Bars(Bars::new()) } else { View::Plain(Plain::new()) };
+        let tables = streams.into_iter().map(Table::new).collect();
+        let counters = Counters::default();
+        Progress(Arc::new(Mutex::new(Inner { started: Instant::now(), tables, counters, view })))
+    }
+
+    /// Says something in passing.
+    pub fn note(&self, line: &str) {
+        self.inner().line(line);
+    }
+
+    /// A table will be read: `missing` of its chunks; `staged` rows are kept
+    /// from before.
+    pub fn begin(&self, table: usize, plan: &LoadTable, missing: &[Chunk], staged: u64) {
+        self.inner().tables[table].begin(plan, missing, staged);
+    }
+
+    /// A reader has taken a chunk.
+    pub fn chunk_begins(&self, table: usize, chunk: u32) {
+        let mut inner = self.inner();
+        inner.counters.reading += 1;
+        if inner.tables[table].chunk_begins(chunk) {
+            let Inner { tables, view, .. } = &mut *inner;
+            match view {
+                View::Bars(bars) => bars.add(table, &tables[table]),
+                View::Plain(plain) => plain.line(&tables[table].announcement()),
+            }
+        }
+    }
+
+    /// More of a chunk has been read.
+    pub fn read(&self, table: usize, chunk: u32, rows: u64, bytes: u64) {
+        let mut inner = self.inner();
+        inner.counters.rows += rows;
+        inner.counters.bytes += bytes;
+        inner.tables[table].read(chunk, rows, bytes);
+        inner.show(table);
+    }
+
+    /// A chunk is staged.
+    pub fn chunk_staged(&self, table: usize, chunk: u32) {
+        let mut inner = self.inner();
+        inner.counters.reading = inner.counters.reading.saturating_sub(1);
+        inner.tables[table].chunk_staged(chunk);
+        inner.show(table);
+    }
+
+    /// A chunk's attempt came to nothing: what it read does not count.
+    pub fn chunk_lost(&self, table: usize, chunk: u32) {
+        let mut inner = self.inner();
+        let (rows, bytes) = inner.tables[table].chunk_lost(chunk);
+        inner.counters.reading = inner.counters.reading.saturating_sub(1);
+        inner.counters.rows = inner.counters.rows.saturating_sub(rows);
+        inner.counters.bytes = inner.counters.bytes.saturating_sub(bytes);
+    }
+
+    /// A table starts again under another snapshot.
+    pub fn restart(&self, table: usize) {
+        let mut inner = self.inner();
+        let (rows, bytes) = inner.tables[table].restart();
+        inner.counters.rows = inner.counters.rows.saturating_sub(rows);
+        inner.counters.bytes = inner.counters.bytes.saturating_sub(bytes);
+        if let View::Bars(bars) = &mut inner.view {
+            bars.remove(table);
+        }
+    }
+
+    /// A table is committed (or was before): `line` says so.
+    pub fn table_done(&self, table: usize, line: &str) {
+        let mut inner = self.inner();
+        inner.tables[table].done = true;
+        if let View::Bars(bars) = &mut inner.view {
+            bars.remove(table);
+        }
+        inner.line(line);
+    }
+
+    /// Seconds since the table's first chunk was taken; 0: it was not.
+    pub fn seconds(&self, table: usize) -> f64 {
+        self.inner().tables[table].seconds()
+    }
+
+    /// To be called about once a second: refreshes what only time changes.
+    pub fn tick(&self) {
+        let mut inner = self.inner();
+        let total = inner.total();
+        match &mut inner.view {
+            View::Bars(bars) => bars.total(&total),
+            View::Plain(plain) => plain.total(&total),
+        }
+    }
+
+    /// Takes the bars away; lines stay.
+    pub fn finish(&self) {
+        if let View::Bars(bars) = &mut self.inner().view {
+            bars.clear();
+        }
+    }
+
+    /// What stats.json shows.
+    pub fn counters(&self) -> Counters {
+        let inner = self.inner();
+        Counters {
+            seconds: inner.started.elapsed().as_secs_f64(),
+            fraction: table::overall(&inner.tables),
+            ..inner.counters
+        }
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn line(&mut self, line: &str) {
+        match &mut self.view {
+            View::Bars(bars) => bars.line(line),
+            View::Plain(plain) => plain.line(line),
+        }
+    }
+
+    fn show(&mut self, table: usize) {
+        if let View::Bars(bars) = &mut self.view {
+            bars.show(table, &self.tables[table]);
+        }
+    }
+
+    /// One line over everything.
+    fn total(&self) -> String {
+        let done = self.tables.iter().filter(|table| table.done).count();
+        let seconds = self.started.elapsed().as_secs_f64();
+        let mut line = format!(
+            "{done}/{} streams, {} rows, {}",
+            self.tables.len(),
+            human::count(self.counters.rows),
+            human::rate(self.counters.bytes, seconds)
+        );
+        if let Some(left) = table::remaining(table::overall(&self.tables), seconds) {
+            line.push_str(&format!(", about {} left", human::seconds(left)));
+        }
+        line
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_lost_chunk_read_does_not_count() {
+        let progress = Progress::new(vec!["public.t".into()], false);
+        let chunks: Vec<_> =
+            (0..2).map(|id| Chunk { id, bytes: 10, ..Default::default() }).collect();
+        let plan = LoadTable { estimated_rows: 100, chunks: chunks.clone(), ..Default::default() };
+        progress.begin(0, &plan, &chunks, 0);
+        progress.chunk_begins(0, 0);
+        progress.chunk_begins(0, 1);
+        progress.read(0, 0, 50, 500);
+        progress.read(0, 1, 20, 200);
+        progress.chunk_lost(0, 1);
+        progress.chunk_staged(0, 0);
+        let counters = progress.counters();
+        assert_eq!((counters.rows, counters.bytes, counters.reading), (50, 500, 0));
+        assert!((counters.fraction - 0.5).abs() < 1e-9);
+        progress.restart(0);
+        assert_eq!((progress.counters().rows, progress.counters().bytes), (0, 0));
+    }
+}

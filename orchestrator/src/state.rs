@@ -1,0 +1,440 @@
+//! state.json: what a later run has to know, as a document.
+//!
+//! The file is a cache. The truth about a table lies with its data (the
+//! writer's commit record); an old or lost state.json costs work, never rows.
+//! Both of the driver's forms are read, `GLOBAL` and `STREAM`; `GLOBAL` is
+//! written. Keys of ours, all optional, stand beside the documented ones:
+//!
+//! ```text
+//! {"type": "GLOBAL",
+//!  "global": {"state": {"lsn": "0/198C935"}, "streams": []},
+//!  "streams": [{"stream": "t", "namespace": "public", "sync_mode": "full_refresh",
+//!               "state": {"chunks": [{"min": "'(0,0)'", "max": "'(512,0)'"}],   still to load
+//!                         "load": {"id", "commit_id", "settings_hash", "chunk_count",
+//!                                  "staged": […], "unrepresentable": {…}}}}],   ours
+//!  "run": {"id", "status": "running" | "finished", "started_at",
+//!          "load": {"id", "snapshot", "consistent_point", "streams": […]}}}     ours
+//! ```
+//!
+//! Keys that nobody here knows survive a rewrite.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use proto::v1::StagedChunk;
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::{Map, Value};
+
+pub mod file;
+pub mod keeper;
+
+/// The whole document.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    /// How the file was written; ours are always `GLOBAL`.
+    #[serde(rename = "type", default)]
+    pub kind: Kind,
+    /// Position of change capture, shared by the streams it names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub global: Option<Global>,
+    /// One entry per stream, in the order in which they were first synced.
+    #[serde(default, deserialize_with = "null_is_empty")]
+    pub streams: Vec<StreamEntry>,
+    /// The last run, finished or not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<Run>,
+    #[serde(flatten)]
+    rest: Map<String, Value>,
+}
+
+/// The two forms of the file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Kind {
+    #[default]
+    Global,
+    Stream,
+}
+
+/// `global`: what change capture has reached.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Global {
+    #[serde(default, deserialize_with = "null_is_empty")]
+    pub state: GlobalState,
+    /// Streams that change capture follows and that are loaded, "schema.table".
+    #[serde(default, deserialize_with = "null_is_empty")]
+    pub streams: Vec<String>,
+    #[serde(flatten)]
+    rest: Map<String, Value>,
+}
+
+/// `global.state`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct GlobalState {
+    /// "0/198C935".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lsn: Option<String>,
+    #[serde(flatten)]
+    rest: Map<String, Value>,
+}
+
+/// One stream of `streams`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct StreamEntry {
+    pub stream: String,
+    #[serde(default)]
+    pub namespace: String,
+    #[serde(default)]
+    pub sync_mode: String,
+    #[serde(default, deserialize_with = "null_is_empty")]
+    pub state: StreamState,
+    #[serde(flatten)]
+    rest: Map<String, Value>,
+}
+
+/// What is known about one stream.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct StreamState {
+    /// What is still to load; empty: everything is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chunks: Option<Vec<Bounds>>,
+    /// What is staged and not yet committed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub load: Option<SavedLoad>,
+    /// Cursor values of incremental syncs among them.
+    #[serde(flatten)]
+    rest: Map<String, Value>,
+}
+
+/// A chunk's bounds as SQL literals; null or empty: open.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Bounds {
+    #[serde(default)]
+    pub min: Value,
+    #[serde(default)]
+    pub max: Value,
+}
+
+/// The part of a load that concerns one stream.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedLoad {
+    pub id: String,
+    /// Commit that the staged chunks are for: says the run and the settings.
+    pub commit_id: String,
+    /// See [`crate::sync::settings`].
+    pub settings_hash: String,
+    /// Chunks of the stream in this load, staged or not.
+    pub chunk_count: u32,
+    pub staged: Vec<SavedChunk>,
+    /// Values stored as null so far, by column.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub unrepresentable: BTreeMap<String, u64>,
+}
+
+/// A [`StagedChunk`] within its [`SavedLoad`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedChunk {
+    pub chunk_id: u32,
+    pub manifest: String,
+    pub rows: u64,
+    pub files: u64,
+    pub bytes: u64,
+}
+
+/// A run lasts until all its streams are committed, however often it is
+/// interrupted and continued.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Run {
+    /// UUID version 7: ids order by time.
+    pub id: String,
+    pub status: RunStatus,
+    /// `_olake_timestamp` of every row of the run; RFC 3339 in the file.
+    #[serde(with = "rfc3339")]
+    pub started_at: DateTime<Utc>,
+    /// The load that may still live at the source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub load: Option<LiveLoad>,
+}
+
+/// Whether anything of a run is left to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RunStatus {
+    Running,
+    Finished,
+}
+
+/// What it takes to ask the source for the load again.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LiveLoad {
+    pub id: String,
+    pub snapshot: String,
+    pub consistent_point: String,
+    /// "schema.table", in the order in which the load was opened.
+    pub streams: Vec<String>,
+}
+
+/// The text is not a state.json.
+#[derive(Debug, thiserror::Error)]
+#[error("line {line}, column {column}: {what}")]
+pub struct ParseError {
+    pub line: usize,
+    pub column: usize,
+    pub what: String,
+}
+
+impl State {
+    /// Reads either form; a blank text is an empty state.
+    pub fn parse(text: &str) -> Result<Self, ParseError> {
+        if text.trim().is_empty() {
+            return Ok(State::default());
+        }
+        serde_json::from_str(text).map_err(|error| {
+            let full = error.to_string();
+            let place = format!(" at line {} column {}", error.line(), error.column());
+            let what = full.strip_suffix(&place).unwrap_or(&full).to_owned();
+            ParseError { line: error.line(), column: error.column(), what }
+        })
+    }
+
+    /// As it stands in the file, in the `GLOBAL` form.
+    pub fn to_text(&self) -> String {
+        let mut state = self.clone();
+        state.kind = Kind::Global;
+        state.global.get_or_insert_default();
+        let mut text = serde_json::to_string_pretty(&state)
+            .expect("a document with text keys always serialises");
+        text.push('\n');
+        text
+    }
+
+    /// The stream's entry, if there is one.
+    pub fn stream(&self, namespace: &str, name: &str) -> Option<&StreamEntry> {
+        self.streams.iter().find(|s| s.namespace == namespace && s.stream == name)
+    }
+
+    /// The stream's entry, made when it is missing.
+    pub fn stream_mut(&mut self, namespace: &str, name: &str) -> &mut StreamEntry {
+        let at = self.streams.iter().position(|s| s.namespace == namespace && s.stream == name);
+        let at = at.unwrap_or_else(|| {
+            self.streams.push(StreamEntry {
+                stream: name.to_owned(),
+                namespace: namespace.to_owned(),
+                ..Default::default()
+            });
+            self.streams.len() - 1
+        });
+        &mut self.streams[at]
+    }
+
+    /// A full refresh takes the stream over: nothing that change capture or a
+    /// cursor knew about it holds any more.
+    pub fn begin_load(&mut self, namespace: &str, name: &str, load: SavedLoad) {
+        self.unfollow(namespace, name);
+        let entry = self.stream_mut(namespace, name);
+        entry.sync_mode = "full_refresh".to_owned();
+        entry.state = StreamState { load: Some(load), ..Default::default() };
+    }
+
+    /// The stream's content is committed.
+    pub fn finish_load(&mut self, namespace: &str, name: &str) {
+        self.unfollow(namespace, name);
+        let entry = self.stream_mut(namespace, name);
+        entry.sync_mode = "full_refresh".to_owned();
+        entry.state = StreamState { chunks: Some(Vec::new()), ..Default::default() };
+    }
+
+    /// Forgets the stream; whether it was known.
+    pub fn remove(&mut self, namespace: &str, name: &str) -> bool {
+        let before = self.streams.len();
+        self.streams.retain(|s| s.namespace != namespace || s.stream != name);
+        self.unfollow(namespace, name) || self.streams.len() < before
+    }
+
+    /// `global.state.lsn`, unless it is the position of change capture for
+    /// streams that a full refresh does not touch.
+    pub fn set_consistent_point(&mut self, lsn: &str) {
+        let global = self.global.get_or_insert_default();
+        if global.streams.is_empty() {
+            global.state.lsn = Some(lsn.to_owned());
+        }
+    }
+
+    fn unfollow(&mut self, namespace: &str, name: &str) -> bool {
+        let Some(global) = &mut self.global else { return false };
+        let before = global.streams.len();
+        let id = format!("{namespace}.{name}");
+        global.streams.retain(|stream| *stream != id);
+        global.streams.len() < before
+    }
+}
+
+impl SavedLoad {
+    /// Whether nothing is left to read.
+    pub fn is_complete(&self) -> bool {
+        self.chunk_count > 0 && self.staged.len() == self.chunk_count as usize
+    }
+
+    /// The descriptors for a commit, by chunk.
+    pub fn descriptors(&self) -> Vec<StagedChunk> {
+        let mut staged: Vec<_> = self.staged.iter().map(|chunk| self.descriptor(chunk)).collect();
+        staged.sort_by_key(|chunk| chunk.chunk_id);
+        staged
+    }
+
+    /// Takes a chunk in, once.
+    pub fn add(&mut self, chunk: &StagedChunk) {
+        if self.staged.iter().all(|known| known.chunk_id != chunk.chunk_id) {
+            self.staged.push(SavedChunk {
+                chunk_id: chunk.chunk_id,
+                manifest: chunk.manifest.clone(),
+                rows: chunk.rows,
+                files: chunk.files,
+                bytes: chunk.bytes,
+            });
+        }
+    }
+
+    fn descriptor(&self, chunk: &SavedChunk) -> StagedChunk {
+        StagedChunk {
+            load_id: self.id.clone(),
+            chunk_id: chunk.chunk_id,
+            settings_hash: self.settings_hash.clone(),
+            manifest: chunk.manifest.clone(),
+            rows: chunk.rows,
+            files: chunk.files,
+            bytes: chunk.bytes,
+        }
+    }
+}
+
+fn null_is_empty<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// Times as text, to the microsecond.
+mod rfc3339 {
+    use chrono::{DateTime, SecondsFormat, Utc};
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(
+        time: &DateTime<Utc>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&time.to_rfc3339_opts(SecondsFormat::Micros, true))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<DateTime<Utc>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let time = DateTime::parse_from_rfc3339(&text)
+            .map_err(|e| D::Error::custom(format_args!("{text:?} is no RFC 3339 time: {e}")))?;
+        Ok(time.to_utc())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GLOBAL: &str = r#"{"type": "GLOBAL", "global": {"state": {"lsn": "0/198C935"},
+        "streams": ["public.t"]}, "streams": [{"stream": "t", "namespace": "public",
+        "sync_mode": "cdc", "state": {"chunks": [{"min": "'(0,0)'", "max": "'(512,0)'"}]}}]}"#;
+    const STREAM: &str = r#"{"type": "STREAM", "streams": [{"stream": "t",
+        "namespace": "public", "sync_mode": "", "state": {"chunks": [], "id": 7}},
+        {"stream": "u", "namespace": "public", "state": {"chunks": [{"min": null, "max": "5"}]}}]}"#;
+
+    fn saved() -> SavedLoad {
+        let mut load = SavedLoad {
+            id: "L".into(),
+            chunk_count: 2,
+            settings_hash: "h".into(),
+            ..Default::default()
+        };
+        for chunk_id in [1, 0, 1] {
+            load.add(&StagedChunk {
+                chunk_id,
+                manifest: format!("/m/{chunk_id}"),
+                rows: 5,
+                ..Default::default()
+            });
+        }
+        load
+    }
+
+    #[test]
+    fn both_documented_forms_are_read_and_global_is_written() {
+        for text in [GLOBAL, STREAM] {
+            let state = State::parse(text).unwrap();
+            let again = State::parse(&state.to_text()).unwrap();
+            assert_eq!(again.kind, Kind::Global);
+            assert_eq!(again.streams, state.streams);
+            assert!(again.global.is_some());
+        }
+        let state = State::parse(GLOBAL).unwrap();
+        assert_eq!(state.global.unwrap().state.lsn.as_deref(), Some("0/198C935"));
+        let chunks = state.streams[0].state.chunks.as_ref().unwrap();
+        assert_eq!(chunks[0].max, Value::from("'(512,0)'"));
+        let state = State::parse(STREAM).unwrap();
+        assert_eq!(state.kind, Kind::Stream);
+        assert_eq!(state.stream("public", "t").unwrap().state.chunks, Some(vec![]));
+        assert_eq!(state.stream("public", "t").unwrap().state.rest["id"], 7);
+    }
+
+    #[test]
+    fn nulls_blanks_and_unknown_keys_are_no_trouble() {
+        assert_eq!(State::parse(" \n").unwrap(), State::default());
+        let text = r#"{"type":"GLOBAL","global":null,"streams":null,"version":3}"#;
+        let state = State::parse(text).unwrap();
+        assert!(state.to_text().contains("\"version\": 3"));
+    }
+
+    #[test]
+    fn a_malformed_file_is_told_by_line_and_column() {
+        let error = State::parse("{\"type\":\n  \"LOCAL\"}").unwrap_err();
+        assert_eq!(error.line, 2, "{error}");
+        assert!(error.to_string().contains("GLOBAL"), "{error}");
+        assert_eq!(State::parse("{\n\n]").unwrap_err().line, 3);
+    }
+
+    #[test]
+    fn a_run_and_its_staged_chunks_read_back_as_they_were() {
+        let mut state = State::parse(GLOBAL).unwrap();
+        state.begin_load("public", "t", saved());
+        state.run = Some(Run {
+            id: "0191".into(),
+            status: RunStatus::Running,
+            started_at: DateTime::from_timestamp_micros(1_700_000_000_123_456).unwrap(),
+            load: Some(LiveLoad { id: "L".into(), ..Default::default() }),
+        });
+        let again = State::parse(&state.to_text()).unwrap();
+        assert_eq!(again, state);
+        assert_eq!(again.run.unwrap().started_at.timestamp_micros(), 1_700_000_000_123_456);
+        assert!(again.global.unwrap().streams.is_empty(), "change capture let go of the stream");
+    }
+
+    #[test]
+    fn descriptors_come_by_chunk_and_once() {
+        let load = saved();
+        assert!(load.is_complete());
+        let ids: Vec<_> = load.descriptors().iter().map(|chunk| chunk.chunk_id).collect();
+        assert_eq!(ids, [0, 1]);
+        assert!(load.descriptors().iter().all(|c| c.load_id == "L" && c.settings_hash == "h"));
+        assert!(!SavedLoad::default().is_complete());
+    }
+
+    #[test]
+    fn the_position_of_change_capture_is_left_alone() {
+        let mut state = State::parse(GLOBAL).unwrap();
+        state.set_consistent_point("0/2");
+        assert_eq!(state.global.as_ref().unwrap().state.lsn.as_deref(), Some("0/198C935"));
+        assert!(state.remove("public", "t"));
+        assert!(!state.remove("public", "t"));
+        state.set_consistent_point("0/2");
+        assert_eq!(state.global.unwrap().state.lsn.as_deref(), Some("0/2"));
+    }
+}

@@ -1,0 +1,295 @@
+//! What a sync has done, for its user (stderr) and for programs (one line of
+//! JSON on stdout).
+
+use comfy_table::presets::UTF8_FULL_CONDENSED;
+use comfy_table::{Attribute, Cell, CellAlignment, ContentArrangement, Table};
+use proto::Fault;
+use proto::v1::{CommitRecord, CommitResponse};
+use serde::Serialize;
+use serde_json::json;
+
+use crate::output;
+use crate::progress::human;
+use crate::sync::resume::Action;
+use crate::sync::{TableRun, Unrepresentable};
+
+/// How a table came to its content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum How {
+    /// All of it was read in this sync.
+    Loaded,
+    /// An interrupted sync had staged some or all of it.
+    Resumed,
+    /// An interrupted sync of this run had committed it.
+    CommittedBefore,
+}
+
+/// A table that is committed.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Outcome {
+    /// "schema.table".
+    pub stream: String,
+    pub how: How,
+    pub rows: u64,
+    pub files: u64,
+    /// On disk.
+    pub bytes: u64,
+    /// From its first chunk to its commit.
+    pub seconds: f64,
+    /// Where it lies.
+    pub location: String,
+    /// Whether its files lie in directories below that.
+    pub partitioned: bool,
+    /// Values stored as null because the destination's type cannot hold them,
+    /// by column.
+    pub unrepresentable: Unrepresentable,
+}
+
+impl Outcome {
+    /// Of a commit that this sync has made.
+    pub fn committed(
+        table: &TableRun,
+        answer: &CommitResponse,
+        unrepresentable: Unrepresentable,
+        seconds: f64,
+    ) -> Self {
+        let how = match table.action {
+            Action::ReadAll => How::Loaded,
+            Action::ReadMissing | Action::CommitStaged => How::Resumed,
+            Action::Done => How::CommittedBefore,
+        };
+        let record = answer.record.clone().unwrap_or_default();
+        Outcome {
+            unrepresentable,
+            seconds,
+            location: answer.location.clone(),
+            ..Self::of(table, &record, how)
+        }
+    }
+
+    /// Of a table that was committed before this sync began.
+    pub fn before(table: &TableRun, record: &CommitRecord) -> Self {
+        Self::of(table, record, How::CommittedBefore)
+    }
+
+    fn of(table: &TableRun, record: &CommitRecord, how: How) -> Self {
+        Outcome {
+            stream: table.id.clone(),
+            how,
+            rows: record.rows,
+            files: record.files,
+            bytes: record.bytes,
+            seconds: 0.0,
+            location: table.location.clone(),
+            partitioned: !table.stream.table.partition_regex.is_empty(),
+            unrepresentable: Unrepresentable::new(),
+        }
+    }
+
+    /// The table's line in the progress.
+    pub fn line(&self) -> String {
+        let plural = if self.files == 1 { "" } else { "s" };
+        let what = format!(
+            "{} rows, {} in {} file{plural}",
+            human::count(self.rows),
+            human::bytes(self.bytes),
+            human::count(self.files)
+        );
+        match self.how {
+            How::CommittedBefore => format!("{}: was committed before ({what})", self.stream),
+            How::Resumed | How::Loaded => {
+                format!("{}: committed {what} ({})", self.stream, human::seconds(self.seconds))
+            }
+        }
+    }
+
+    /// One for each column that lost values.
+    pub fn warnings(&self) -> Vec<String> {
+        let warning = |(column, values): (&String, &u64)| {
+            format!(
+                "warning: {}.{column}: {} value{} cannot be represented at the destination and \
+                 {} null",
+                self.stream,
+                human::count(*values),
+                if *values == 1 { "" } else { "s" },
+                if *values == 1 { "is" } else { "are" },
+            )
+        };
+        self.unrepresentable.iter().map(warning).collect()
+    }
+
+    /// What a reader opens: every file of the table.
+    fn glob(&self) -> String {
+        let depth = if self.partitioned { "**/*.parquet" } else { "*.parquet" };
+        format!("{}/{depth}", self.location.trim_end_matches('/'))
+    }
+}
+
+/// A whole sync.
+pub struct Summary {
+    pub run_id: String,
+    /// The tables that are committed.
+    pub outcomes: Vec<Outcome>,
+    /// From start to end.
+    pub seconds: f64,
+}
+
+impl Summary {
+    /// How many tables are committed.
+    pub fn committed(&self) -> usize {
+        self.outcomes.len()
+    }
+
+    /// Prints both forms.
+    pub fn print(&self) -> Result<(), Fault> {
+        output::human(self.table());
+        for warning in self.outcomes.iter().flat_map(Outcome::warnings) {
+            output::human(warning);
+        }
+        output::human(format_args!("\n{}", self.total()));
+        if let Some(first) = self.outcomes.iter().find(|outcome| outcome.rows > 0) {
+            output::human(format_args!("\nQuery {}:\n{}", first.stream, queries(first)));
+        }
+        output::machine(&self.json())
+    }
+
+    fn table(&self) -> Table {
+        let mut table = Table::new();
+        table
+            .load_style(UTF8_FULL_CONDENSED.with_rounded_corners())
+            .set_content_arrangement(ContentArrangement::Disabled)
+            .set_header(
+                ["Stream", "Rows", "Size", "Rows/s", "Files", "Where"]
+                    .map(|title| Cell::new(title).add_attribute(Attribute::Bold)),
+            );
+        for outcome in &self.outcomes {
+            let speed = match outcome.how {
+                How::CommittedBefore => "before".to_owned(),
+                How::Resumed => "resumed".to_owned(),
+                How::Loaded => {
+                    human::count(human::per_second(outcome.rows, outcome.seconds) as u64)
+                }
+            };
+            let number = |text: String| Cell::new(text).set_alignment(CellAlignment::Right);
+            table.add_row([
+                Cell::new(&outcome.stream),
+                number(human::count(outcome.rows)),
+                number(human::bytes(outcome.bytes)),
+                number(speed),
+                number(human::count(outcome.files)),
+                Cell::new(&outcome.location),
+            ]);
+        }
+        table
+    }
+
+    fn total(&self) -> String {
+        let rows = self.rows();
+        format!(
+            "{} stream{}, {} rows, {} in {}: {} rows/s",
+            self.outcomes.len(),
+            if self.outcomes.len() == 1 { "" } else { "s" },
+            human::count(rows),
+            human::bytes(self.outcomes.iter().map(|outcome| outcome.bytes).sum()),
+            human::seconds(self.seconds),
+            human::count(human::per_second(rows, self.seconds) as u64),
+        )
+    }
+
+    fn rows(&self) -> u64 {
+        self.outcomes.iter().map(|outcome| outcome.rows).sum()
+    }
+
+    fn json(&self) -> serde_json::Value {
+        json!({
+            "type": "SYNC_SUMMARY",
+            "status": "SUCCEEDED",
+            "run_id": self.run_id,
+            "seconds": self.seconds,
+            "rows": self.rows(),
+            "bytes": self.outcomes.iter().map(|outcome| outcome.bytes).sum::<u64>(),
+            "files": self.outcomes.iter().map(|outcome| outcome.files).sum::<u64>(),
+            "streams": self.outcomes,
+        })
+    }
+}
+
+/// Lines for a shell that show the table's first rows.
+fn queries(outcome: &Outcome) -> String {
+    let sql = format!("SELECT * FROM '{}' LIMIT 10", outcome.glob().replace('\'', "''"));
+    let path = serde_json::Value::from(outcome.location.as_str());
+    let python = format!("import pandas; print(pandas.read_parquet({path}).head(10))");
+    format!("  duckdb -c {}\n  python3 -c {}", shell(&sql), shell(&python))
+}
+
+/// One word of a shell, in double quotes where that is easier to read.
+fn shell(text: &str) -> String {
+    if text.contains(['"', '$', '`', '\\', '!']) {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    } else {
+        format!("\"{text}\"")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outcome(stream: &str, rows: u64) -> Outcome {
+        Outcome {
+            stream: stream.into(),
+            how: How::Loaded,
+            rows,
+            files: 3,
+            bytes: 45_100_000,
+            seconds: 2.0,
+            location: "/data/postgres_shop_public/trips".into(),
+            partitioned: false,
+            unrepresentable: Unrepresentable::new(),
+        }
+    }
+
+    #[test]
+    fn the_table_has_a_line_per_stream_and_the_total_adds_them_up() {
+        let mut partly = outcome("public.orders", 10);
+        partly.how = How::CommittedBefore;
+        let summary = Summary {
+            run_id: "r".into(),
+            outcomes: vec![outcome("public.trips", 1_000_000), partly],
+            seconds: 4.0,
+        };
+        let table = summary.table().to_string();
+        assert!(table.contains("public.trips") && table.contains("1,000,000"), "{table}");
+        assert!(table.contains("500,000") && table.contains("before"), "{table}");
+        assert_eq!(summary.total(), "2 streams, 1,000,010 rows, 90.20 MB in 4.0 s: 250,002 rows/s");
+        let json = summary.json();
+        assert_eq!(json["type"], "SYNC_SUMMARY");
+        assert_eq!(json["streams"][1]["how"], "committed_before");
+        assert_eq!(json["files"], 6);
+    }
+
+    #[test]
+    fn the_queries_survive_a_shell() {
+        let plain = queries(&outcome("public.trips", 1));
+        let expected = "  duckdb -c \"SELECT * FROM '/data/postgres_shop_public/trips/*.parquet' LIMIT 10\"\n  \
+             python3 -c 'import pandas; print(pandas.read_parquet(\"/data/postgres_shop_public/trips\").head(10))'";
+        assert_eq!(plain, expected);
+        let mut odd = outcome("public.trips", 1);
+        odd.location = "/it's $HOME".into();
+        odd.partitioned = true;
+        assert!(queries(&odd).starts_with(
+            "  duckdb -c 'SELECT * FROM '\\''/it'\\'''\\''s $HOME/**/*.parquet'\\'' LIMIT 10'"
+        ));
+    }
+
+    #[test]
+    fn lost_values_are_told_by_column() {
+        let mut lossy = outcome("public.t", 5);
+        lossy.unrepresentable = [("at".to_owned(), 1), ("n".to_owned(), 2000)].into();
+        let warnings = lossy.warnings();
+        assert_eq!(warnings.len(), 2);
+        assert!(warnings[0].starts_with("warning: public.t.at: 1 value cannot"), "{warnings:?}");
+        assert!(warnings[1].contains("2,000 values") && warnings[1].ends_with("are null"));
+    }
+}

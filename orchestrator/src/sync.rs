@@ -1,0 +1,350 @@
+//! `sync`: from the config files to committed tables.
+//!
+//! ```text
+//! read and validate ─► lock state ─► services ─► prepare: what do the tables hold?
+//!                                                   │ resume: what is left?
+//!        ┌──────────────────────────────────────────┘
+//!        ▼
+//! commit what is staged ─► open (or resume) the load ─► drain: read chunks, stage, commit each
+//!                                    ▲                        │ table as its last chunk is staged
+//!                                    └─── the snapshot died ──┤
+//!                                                             ▼
+//!                                          close the load ─► run finished ─► summary
+//! ```
+//!
+//! Invariant: files staged ≤ commit visible ≤ state saved. The state is saved
+//! when a load is opened (so that what it stages is kept), after every commit,
+//! and however the sync ends; between those at a bounded rate.
+
+use std::collections::BTreeMap;
+use std::io::IsTerminal;
+
+use proto::Fault;
+use proto::dial::Connection;
+use proto::v1::source_client::SourceClient;
+use proto::v1::{CommitRecord, Destination, ErrorCode, SourceConfig};
+use tokio_util::sync::CancellationToken;
+
+use crate::assign::Assigner;
+use crate::cli::Flags;
+use crate::config::{destination, source};
+use crate::load::{self, OpenLoad};
+use crate::output;
+use crate::progress::Progress;
+use crate::services::{Services, Writer};
+use crate::state::file::StateFile;
+use crate::state::keeper::StateKeeper;
+use crate::state::{Run, RunStatus, SavedLoad};
+use crate::stats::StatsWriter;
+use crate::streams::{Catalog, SelectedStream, SyncMode};
+use crate::summary::{Outcome, Summary};
+
+mod chunk;
+mod commit;
+mod drain;
+mod prepare;
+pub mod resume;
+pub mod retry;
+pub mod settings;
+mod stop;
+#[cfg(test)]
+mod tests;
+
+pub use stop::Stop;
+
+use resume::Action;
+use retry::Retry;
+use settings::Settings;
+
+/// What every step of a sync uses.
+pub struct Context<'a> {
+    /// The source service.
+    pub source: SourceClient<Connection>,
+    /// The source service is our child: a load never outlives this process.
+    pub owns_source: bool,
+    /// How the source service reaches PostgreSQL.
+    pub source_config: &'a SourceConfig,
+    /// All writers; any can commit what another has staged.
+    pub writers: &'a [Writer],
+    /// Spreads work over them.
+    pub assigner: Assigner,
+    /// Where the tables lie.
+    pub destination: &'a Destination,
+    /// The display.
+    pub progress: Progress,
+    /// Stops the sync.
+    pub shutdown: CancellationToken,
+}
+
+/// One selected stream in this run.
+pub struct TableRun {
+    /// "schema.table".
+    pub id: String,
+    /// What the user selected.
+    pub stream: SelectedStream,
+    /// Its identity in this run.
+    pub settings: Settings,
+    /// Where the table lies.
+    pub location: String,
+    /// What the table held when the run was prepared.
+    pub last_commit: Option<CommitRecord>,
+    /// What is left to do.
+    pub action: Action,
+    /// Set once it is committed.
+    pub outcome: Option<Outcome>,
+}
+
+impl TableRun {
+    /// What the state has of its load.
+    pub fn saved<'k>(&self, keeper: &'k StateKeeper) -> Option<&'k SavedLoad> {
+        keeper.state().stream(&self.stream.namespace, &self.stream.name)?.state.load.as_ref()
+    }
+}
+
+/// Everything the config files say.
+struct Inputs {
+    source: source::SourceFile,
+    destination: destination::DestinationFile,
+    streams: Vec<SelectedStream>,
+}
+
+/// Runs the command.
+pub async fn run(flags: &Flags, shutdown: CancellationToken) -> Result<(), Fault> {
+    let inputs = Inputs::read(flags)?;
+    let state_path = flags.state_path()?;
+    let (file, state) = StateFile::open(&state_path, !flags.no_save)?;
+    let stats_path = file.path().with_file_name("stats.json");
+    let start = Services::start(true, true, flags, Some(&inputs.destination));
+    let Some(services) = shutdown.run_until_cancelled(start).await else {
+        return Err(Stop::Interrupted.into_fault(0, inputs.streams.len()));
+    };
+    let services = services?;
+
+    let names = inputs.streams.iter().map(SelectedStream::id).collect();
+    let bars = !flags.no_progress && std::io::stderr().is_terminal();
+    let progress = Progress::new(names, bars);
+    let stats =
+        (!flags.no_save).then(|| StatsWriter::start(stats_path, progress.clone(), services.pids()));
+    let context = Context::new(&inputs, &services, progress.clone(), shutdown);
+    let mut sync = Sync::new(context, &inputs.streams, StateKeeper::new(file, state));
+    let done = tokio::select! {
+        biased;
+        done = sync.run() => done,
+        // No retry brings a service of ours back.
+        death = services.lost() => Err(Stop::Failed(death)),
+    };
+    let done = match done {
+        // A child that stopped on the same Ctrl-C is no failure.
+        Err(_) if sync.context.shutdown.is_cancelled() => Err(Stop::Interrupted),
+        done => done,
+    };
+    let saved = sync.keeper.save().await;
+    let summary = sync.summary();
+
+    progress.finish();
+    if let Some(stats) = stats {
+        stats.stop().await;
+    }
+    let done = match done {
+        Err(Stop::Failed(fault)) => Err(Stop::Failed(services.explain(fault).await)),
+        done => done,
+    };
+    services.stop().await;
+    if let Err(stop) = done {
+        return Err(stop.into_fault(summary.committed(), inputs.streams.len()));
+    }
+    saved?;
+    summary.print()
+}
+
+impl Inputs {
+    /// Reads and validates everything before anything runs.
+    fn read(flags: &Flags) -> Result<Self, Fault> {
+        let mut source = source::load(flags.require_config()?, flags.key())?;
+        let destination = destination::load(flags.require_destination()?, flags.key())?;
+        let catalog = Catalog::load(flags.require_catalog()?, flags.key())?;
+        let streams = catalog.selected(&source, &destination, flags)?;
+        demand_full_refresh(&streams)?;
+        for stream in streams.iter().filter(|stream| stream.append_mode) {
+            output::human(format_args!(
+                "warning: {}: append_mode is ignored: a full_refresh replaces the table's content",
+                stream.id()
+            ));
+        }
+        if let Some(rows) = flags.destination_buffer_size.filter(|rows| *rows > 0) {
+            let rows = u32::try_from(rows).unwrap_or(u32::MAX);
+            source.config.reader_batch_size = source.config.reader_batch_size.min(rows);
+        }
+        Ok(Inputs { source, destination, streams })
+    }
+}
+
+fn demand_full_refresh(streams: &[SelectedStream]) -> Result<(), Fault> {
+    let others: Vec<_> = streams
+        .iter()
+        .filter(|stream| stream.sync_mode != SyncMode::FullRefresh)
+        .map(|stream| format!("{} ({})", stream.id(), stream.sync_mode))
+        .collect();
+    if others.is_empty() {
+        return Ok(());
+    }
+    let message = format!(
+        "this version syncs full_refresh only; another sync_mode is set for {}",
+        others.join(", ")
+    );
+    Err(Fault::new(ErrorCode::InvalidConfig, message).remedy(
+        "set \"sync_mode\": \"full_refresh\" for them in streams.json, or take them out of \
+         selected_streams",
+    ))
+}
+
+/// A running sync.
+struct Sync<'a> {
+    context: Context<'a>,
+    keeper: StateKeeper,
+    run: Run,
+    /// The run was interrupted and goes on.
+    resumed: bool,
+    tables: Vec<TableRun>,
+}
+
+impl<'a> Sync<'a> {
+    fn new(context: Context<'a>, streams: &[SelectedStream], keeper: StateKeeper) -> Self {
+        let interrupted = resume::interrupted(keeper.state().run.as_ref());
+        let resumed = interrupted.is_some();
+        let run = interrupted.unwrap_or_else(settings::new_run);
+        let tables = streams
+            .iter()
+            .map(|stream| TableRun {
+                id: stream.id(),
+                settings: Settings::of(&run, context.destination, &stream.table, &stream.load),
+                stream: stream.clone(),
+                location: String::new(),
+                last_commit: None,
+                action: Action::ReadAll,
+                outcome: None,
+            })
+            .collect();
+        Sync { context, keeper, run, resumed, tables }
+    }
+
+    async fn run(&mut self) -> Result<(), Stop> {
+        let mut load = self.prepare().await?;
+        self.begin_run().await?;
+        let mut retry = Retry::new(self.context.source_config.retry_count);
+        let mut reopening = false;
+        loop {
+            self.drain(None).await?;
+            if !self.tables.iter().any(load::is_left) {
+                return self.finish_run().await;
+            }
+            let load = match load.take() {
+                Some(load) => Ok(load),
+                None => load::open(&self.context, &self.tables).await,
+            };
+            let drained = match load {
+                Ok(load) => self.read(&load).await,
+                // A server that restarts took the load along and comes back.
+                Err(Stop::Failed(fault)) if reopening && fault.transient => {
+                    Err(Stop::LoadGone(fault))
+                }
+                Err(stop) => Err(stop),
+            };
+            let fault = match drained {
+                Ok(()) => continue,
+                Err(Stop::LoadGone(fault)) => Fault { transient: true, ..fault },
+                Err(stop) => return Err(stop),
+            };
+            reopening = true;
+            let again = retry.again("the load was lost", fault, |line| {
+                self.context.progress.note(line);
+            });
+            self.context.cancellable(again).await??;
+            self.restart_unfinished().await?;
+        }
+    }
+
+    async fn drain(&mut self, load: Option<&OpenLoad>) -> Result<(), Stop> {
+        drain::drain(&self.context, &self.run, load, &mut self.tables, &mut self.keeper).await
+    }
+
+    /// Drains the load, and lets go of it unless a later sync may continue it.
+    async fn read(&mut self, load: &OpenLoad) -> Result<(), Stop> {
+        load::remember(load, &self.tables, &mut self.keeper);
+        self.keeper.save().await?;
+        let drained = self.drain(Some(load)).await;
+        let keep = match &drained {
+            Err(Stop::Interrupted) => !self.context.owns_source,
+            Err(Stop::Failed(fault)) => fault.transient && !self.context.owns_source,
+            Ok(()) | Err(Stop::LoadGone(_)) => false,
+        };
+        if !keep {
+            load::close(&self.context, &load.live.id).await;
+            load::forget(&mut self.keeper);
+        }
+        drained
+    }
+
+    /// From here on the state says that this run is under way.
+    async fn begin_run(&mut self) -> Result<(), Stop> {
+        if self.resumed {
+            self.context.progress.note(&format!(
+                "continuing the sync that began at {}",
+                self.run.started_at.format("%Y-%m-%d %H:%M:%S UTC")
+            ));
+        }
+        for (index, table) in self.tables.iter_mut().enumerate() {
+            let (Action::Done, Some(record)) = (table.action, &table.last_commit) else { continue };
+            let outcome = Outcome::before(table, record);
+            self.context.progress.table_done(index, &outcome.line());
+            table.outcome = Some(outcome);
+            self.keeper.change().finish_load(&table.stream.namespace, &table.stream.name);
+        }
+        self.keeper.change().run = Some(self.run.clone());
+        Ok(self.keeper.save().await?)
+    }
+
+    async fn finish_run(&mut self) -> Result<(), Stop> {
+        if let Some(table) = self.tables.iter().find(|table| table.outcome.is_none()) {
+            let what = format!("{} was neither read nor committed", table.id);
+            return Err(Stop::Failed(Fault::new(ErrorCode::Internal, what)));
+        }
+        self.run = Run { status: RunStatus::Finished, load: None, ..self.run.clone() };
+        self.keeper.change().run = Some(self.run.clone());
+        Ok(self.keeper.save().await?)
+    }
+
+    fn summary(&self) -> Summary {
+        let outcomes = self.tables.iter().filter_map(|table| table.outcome.clone()).collect();
+        let counters = self.context.progress.counters();
+        Summary { run_id: self.run.id.clone(), outcomes, seconds: counters.seconds }
+    }
+}
+
+impl<'a> Context<'a> {
+    fn new(
+        inputs: &'a Inputs,
+        services: &'a Services,
+        progress: Progress,
+        shutdown: CancellationToken,
+    ) -> Self {
+        Context {
+            source: services.source(),
+            owns_source: services.owns_source(),
+            source_config: &inputs.source.config,
+            writers: services.writers(),
+            assigner: Assigner::new(services.writers().len()),
+            destination: &inputs.destination.destination,
+            progress,
+            shutdown,
+        }
+    }
+
+    /// Runs a step unless the sync is stopped first.
+    pub async fn cancellable<T>(&self, step: impl Future<Output = T>) -> Result<T, Stop> {
+        self.shutdown.run_until_cancelled(step).await.ok_or(Stop::Interrupted)
+    }
+}
+
+/// Values stored as null, by column.
+pub type Unrepresentable = BTreeMap<String, u64>;

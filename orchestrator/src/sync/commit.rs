@@ -1,0 +1,76 @@
+//! Makes a table's staged chunks its content, in one atomic step.
+
+use proto::Fault;
+use proto::v1::commit_request::Mode;
+use proto::v1::{CommitRequest, CommitResponse, ErrorCode};
+
+use super::retry::Retry;
+use super::{Context, TableRun};
+use crate::state::SavedLoad;
+
+/// A commit's end; `Err` names the table.
+pub struct Committed {
+    /// Index in the run.
+    pub table: usize,
+    pub result: Result<CommitResponse, Fault>,
+}
+
+/// The commit of everything that `load` has staged for the table.
+pub fn request(context: &Context<'_>, table: &TableRun, load: &SavedLoad) -> CommitRequest {
+    CommitRequest {
+        destination: Some(context.destination.clone()),
+        table: Some(table.stream.table.clone()),
+        commit_id: load.commit_id.clone(),
+        load_id: load.id.clone(),
+        mode: Mode::Replace.into(),
+        staged: load.descriptors(),
+    }
+}
+
+/// Commits, trying again after transient failures: a commit that had been made
+/// is found by its id and not made twice.
+pub async fn commit(context: &Context<'_>, table: usize, request: CommitRequest) -> Committed {
+    Committed { table, result: attempts(context, request).await }
+}
+
+async fn attempts(context: &Context<'_>, request: CommitRequest) -> Result<CommitResponse, Fault> {
+    let stream = request.table.as_ref().map(|table| table.stream.clone()).unwrap_or_default();
+    let what = format!("committing {stream}");
+    let staged_rows: u64 = request.staged.iter().map(|chunk| chunk.rows).sum();
+    let mut retry = Retry::new(context.source_config.retry_count);
+    let mut failed = None;
+    let answer = loop {
+        let assigned = context.assigner.take(failed);
+        let mut client = context.writers[assigned.writer].client.clone();
+        match client.commit(request.clone()).await {
+            Ok(answer) => break answer.into_inner(),
+            Err(status) => {
+                failed = Some(assigned.writer);
+                drop(assigned);
+                let say = |line: &str| context.progress.note(line);
+                let tried = retry.again(&what, Fault::from(status), say).await;
+                tried.map_err(|fault| about(fault, &stream))?;
+            }
+        }
+    };
+    let committed = answer.record.as_ref().map(|record| record.rows);
+    if committed != Some(staged_rows) {
+        return Err(Fault::new(
+            ErrorCode::Internal,
+            format!("{what}: {staged_rows} rows were staged but {committed:?} committed"),
+        ));
+    }
+    Ok(answer)
+}
+
+fn about(fault: Fault, stream: &str) -> Fault {
+    match fault.message.contains(stream) {
+        true => fault,
+        false => fault.context(format_args!("committing {stream}")),
+    }
+}
+
+/// Whether the writer says that what was staged is not there any more.
+pub fn lost_its_stage(fault: &Fault) -> bool {
+    fault.code == ErrorCode::LoadGone
+}

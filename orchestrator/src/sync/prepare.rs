@@ -1,0 +1,168 @@
+//! Before anything is read: what do the tables hold, and what is left of the
+//! interrupted run?
+
+use futures::{StreamExt, TryStreamExt, stream};
+use proto::Fault;
+use proto::v1::{PrepareRequest, PrepareResponse};
+
+use super::resume::{self, Action};
+use super::retry::Retry;
+use super::settings::{self, Settings};
+use super::{Context, Stop, Sync, TableRun};
+use crate::load::{self, OpenLoad};
+use crate::state::SavedLoad;
+
+/// Tables prepared at once.
+const AT_ONCE: usize = 8;
+
+impl Sync<'_> {
+    /// Asks the writers about every table and decides what is left to do; the
+    /// load is one of the interrupted run that still lives and can go on.
+    pub(super) async fn prepare(&mut self) -> Result<Option<OpenLoad>, Stop> {
+        let all: Vec<_> = (0..self.tables.len()).collect();
+        self.ask_writers(&all).await?;
+        if !self.resumed {
+            return Ok(None);
+        }
+        let last: Vec<_> = self.tables.iter().map(|table| table.last_commit.as_ref()).collect();
+        if resume::is_outdated(&self.run, &last) {
+            self.context.progress.note(
+                "the state file is older than the tables: every selected stream is refreshed anew",
+            );
+            return self.start_anew(None).await;
+        }
+        let hoped = self.hoped_load();
+        self.decide(hoped.as_deref());
+        let mut load = None;
+        if self.tables.iter().any(|table| table.action == Action::ReadMissing) {
+            load = self.resume_load().await?;
+            self.decide(load.as_ref().map(|load| load.live.id.as_str()));
+        }
+        let actions: Vec<_> = self.tables.iter().map(|table| table.action).collect();
+        if resume::is_worth_it(&actions) {
+            return Ok(load);
+        }
+        self.start_anew(load).await
+    }
+
+    /// The load that may live: only a source service of its own keeps one.
+    fn hoped_load(&self) -> Option<String> {
+        let live = self.run.load.as_ref().filter(|_| !self.context.owns_source)?;
+        Some(live.id.clone())
+    }
+
+    fn decide(&mut self, live_load: Option<&str>) {
+        for table in &mut self.tables {
+            let saved = table.saved(&self.keeper);
+            table.action =
+                resume::decide(&table.settings, table.last_commit.as_ref(), saved, live_load);
+        }
+    }
+
+    async fn resume_load(&mut self) -> Result<Option<OpenLoad>, Stop> {
+        let Some(live) = self.run.load.clone() else { return Ok(None) };
+        let load = load::resume(&self.context, &live, &self.tables, &self.keeper).await?;
+        if load.is_none() {
+            self.run.load = None;
+        }
+        Ok(load)
+    }
+
+    /// Gives the interrupted run up for a new one.
+    async fn start_anew(&mut self, load: Option<OpenLoad>) -> Result<Option<OpenLoad>, Stop> {
+        let kept: Vec<_> = (0..self.tables.len())
+            .filter(|&index| !self.keep_load_ids(&self.tables[index]).is_empty())
+            .collect();
+        let stale = load.map(|load| load.live.id).or_else(|| self.hoped_load());
+        if let Some(id) = stale {
+            load::close(&self.context, &id).await;
+        }
+        self.run = settings::new_run();
+        self.resumed = false;
+        for table in &mut self.tables {
+            let (destination, stream) = (self.context.destination, &table.stream);
+            table.settings = Settings::of(&self.run, destination, &stream.table, &stream.load);
+            table.action = Action::ReadAll;
+        }
+        // What those loads had staged goes.
+        self.ask_writers(&kept).await?;
+        Ok(None)
+    }
+
+    /// The snapshot died: what is not committed and not fully staged is read
+    /// anew, and what it had staged goes.
+    pub(super) async fn restart_unfinished(&mut self) -> Result<(), Stop> {
+        let mut restarted = Vec::new();
+        for (index, table) in self.tables.iter_mut().enumerate() {
+            if table.outcome.is_some() {
+                continue;
+            }
+            table.action = resume::decide(&table.settings, None, table.saved(&self.keeper), None);
+            if table.action == Action::ReadAll {
+                self.keeper.change().remove(&table.stream.namespace, &table.stream.name);
+                self.context.progress.restart(index);
+                restarted.push(index);
+            }
+        }
+        self.ask_writers(&restarted).await
+    }
+
+    async fn ask_writers(&mut self, tables: &[usize]) -> Result<(), Stop> {
+        let requests: Vec<_> = tables
+            .iter()
+            .map(|&index| (index, self.prepare_request(&self.tables[index])))
+            .collect();
+        let context = &self.context;
+        let asked = stream::iter(requests)
+            .map(|(index, request)| async move {
+                Ok::<_, Fault>((index, prepare(context, request).await?))
+            })
+            .buffer_unordered(AT_ONCE)
+            .try_collect::<Vec<_>>();
+        let answers = context.cancellable(asked).await??;
+        for (index, answer) in answers {
+            self.tables[index].location = answer.location;
+            self.tables[index].last_commit = answer.last_commit;
+        }
+        Ok(())
+    }
+
+    fn prepare_request(&self, table: &TableRun) -> PrepareRequest {
+        PrepareRequest {
+            destination: Some(self.context.destination.clone()),
+            table: Some(table.stream.table.clone()),
+            keep_load_ids: self.keep_load_ids(table),
+            columns: table.stream.columns.clone(),
+        }
+    }
+
+    /// What is staged and may still be used.
+    fn keep_load_ids(&self, table: &TableRun) -> Vec<String> {
+        let saved = table
+            .saved(&self.keeper)
+            .filter(|saved| self.resumed && resume::is_of(saved, &table.settings));
+        let usable = |load: &&SavedLoad| {
+            load.is_complete() || self.hoped_load().as_deref() == Some(load.id.as_str())
+        };
+        saved.filter(usable).map(|load| load.id.clone()).into_iter().collect()
+    }
+}
+
+async fn prepare(context: &Context<'_>, request: PrepareRequest) -> Result<PrepareResponse, Fault> {
+    let what =
+        format!("preparing {}", request.table.as_ref().map_or("", |table| table.stream.as_str()));
+    let mut retry = Retry::new(context.source_config.retry_count);
+    let mut failed = None;
+    loop {
+        let assigned = context.assigner.take(failed);
+        let mut client = context.writers[assigned.writer].client.clone();
+        match client.prepare(request.clone()).await {
+            Ok(answer) => return Ok(answer.into_inner()),
+            Err(status) => {
+                let say = |line: &str| context.progress.note(line);
+                retry.again(&what, Fault::from(status), say).await?;
+            }
+        }
+        failed = Some(assigned.writer);
+    }
+}

@@ -1,0 +1,92 @@
+//! What makes a staged chunk or a commit the same as another one.
+
+use chrono::{DateTime, SubsecRound, Utc};
+use prost::Message;
+use proto::v1::{Destination, LoadStream, Table};
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+use crate::state::{Run, RunStatus};
+
+/// Changes whenever the writer lays files out in another way.
+const LAYOUT_VERSION: u32 = 1;
+
+/// The identity of one table in one run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// SHA-256, in hex, over everything that decides how the files look.
+    pub hash: String,
+    /// `<run id>.<part of the hash over table and settings>`: the same however
+    /// often the run is interrupted, another once the settings have changed.
+    pub commit_id: String,
+}
+
+impl Settings {
+    /// Of `table` as `run` fills it.
+    pub fn of(run: &Run, destination: &Destination, table: &Table, stream: &LoadStream) -> Self {
+        let hash = hex(&hash(destination, table, stream));
+        Settings { commit_id: format!("{}.{}", run.id, &hash[..16]), hash }
+    }
+}
+
+/// Length before content: no two different settings run together.
+fn hash(destination: &Destination, table: &Table, stream: &LoadStream) -> [u8; 32] {
+    let mut hasher = Sha256::new();
+    hasher.update(LAYOUT_VERSION.to_le_bytes());
+    for part in [destination.encode_to_vec(), table.encode_to_vec(), stream.encode_to_vec()] {
+        hasher.update((part.len() as u64).to_le_bytes());
+        hasher.update(part);
+    }
+    hasher.finalize().into()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A run that begins now.
+pub fn new_run() -> Run {
+    Run {
+        id: Uuid::now_v7().to_string(),
+        status: RunStatus::Running,
+        // What `_olake_timestamp` can hold, so that a resumed run repeats it.
+        started_at: DateTime::trunc_subsecs(Utc::now(), 6),
+        load: None,
+    }
+}
+
+/// The run that a commit id of ours names.
+pub fn run_of(commit_id: &str) -> Option<Uuid> {
+    Uuid::parse_str(commit_id.split_once('.')?.0).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_commit_id_is_stable_within_a_run_and_follows_the_settings() {
+        let run = new_run();
+        let (destination, stream) = (Destination::default(), LoadStream::default());
+        let table = Table { name: "t".into(), ..Default::default() };
+        let first = Settings::of(&run, &destination, &table, &stream);
+        assert_eq!(first, Settings::of(&run, &destination, &table, &stream));
+        assert_eq!(run_of(&first.commit_id).unwrap().to_string(), run.id);
+
+        let changed = Table { normalization: true, ..table.clone() };
+        assert_ne!(first, Settings::of(&run, &destination, &changed, &stream));
+        let selected = LoadStream { selected: vec!["a".into()], ..Default::default() };
+        assert_ne!(first, Settings::of(&run, &destination, &table, &selected));
+        let later = new_run();
+        let other = Settings::of(&later, &destination, &table, &stream);
+        assert_eq!(first.hash, other.hash);
+        assert_ne!(first.commit_id, other.commit_id);
+    }
+
+    #[test]
+    fn foreign_commit_ids_name_no_run() {
+        assert_eq!(run_of(""), None);
+        assert_eq!(run_of("0/198C935"), None);
+        assert_eq!(run_of("abc.def"), None);
+    }
+}

@@ -1,0 +1,458 @@
+//! Whole syncs against services that keep everything in memory: what is read,
+//! staged, committed and saved when things go wrong. No record is moved.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
+use prost::Message;
+use proto::v1::source_server::{Source, SourceServer};
+use proto::v1::writer_client::WriterClient;
+use proto::v1::writer_server::{Writer as WriterService, WriterServer};
+use proto::v1::*;
+use tokio::net::TcpListener;
+use tonic::{Request, Response, Status};
+
+use super::*;
+
+/// PostgreSQL, the source, the writer and its disk, in one.
+#[derive(Default)]
+struct World {
+    /// Chunks of each table, ten rows each.
+    tables: BTreeMap<String, u32>,
+    live: HashMap<String, OpenLoadResponse>,
+    opened: u32,
+    /// What was read: load, table, chunk.
+    reads: Vec<(String, String, u32)>,
+    /// Faults that reading a chunk meets first, the last one first.
+    read_faults: HashMap<(String, u32), Vec<Fault>>,
+    /// After so many reads the sync is interrupted.
+    interrupt: Option<(usize, CancellationToken)>,
+    /// Manifests on disk.
+    staged: HashSet<String>,
+    committed: HashMap<String, CommitRecord>,
+    commits: Vec<CommitRequest>,
+}
+
+#[derive(Clone, Default)]
+struct Fake(Arc<Mutex<World>>);
+
+impl Fake {
+    fn world(&self) -> MutexGuard<'_, World> {
+        self.0.lock().unwrap()
+    }
+
+    fn reads_of(&self, table: &str) -> Vec<u32> {
+        let world = self.world();
+        world.reads.iter().filter(|read| read.1 == table).map(|read| read.2).collect()
+    }
+}
+
+#[tonic::async_trait]
+impl Source for Fake {
+    type ReadChunkStream = BoxStream<'static, Result<ReadChunkResponse, Status>>;
+
+    async fn check(
+        &self,
+        _: Request<SourceCheckRequest>,
+    ) -> Result<Response<SourceCheckResponse>, Status> {
+        Err(Status::unimplemented("not part of a sync"))
+    }
+
+    async fn discover(
+        &self,
+        _: Request<DiscoverRequest>,
+    ) -> Result<Response<DiscoverResponse>, Status> {
+        Err(Status::unimplemented("not part of a sync"))
+    }
+
+    async fn open_load(
+        &self,
+        request: Request<OpenLoadRequest>,
+    ) -> Result<Response<OpenLoadResponse>, Status> {
+        let request = request.into_inner();
+        let mut world = self.world();
+        if !request.resume_load_id.is_empty() {
+            let gone = Fault::new(ErrorCode::LoadGone, "no such load");
+            let load = world.live.get(&request.resume_load_id).cloned();
+            return load.map(Response::new).ok_or_else(|| gone.into());
+        }
+        world.opened += 1;
+        let load_id = format!("L{}", world.opened);
+        let plan = |stream: &LoadStream| LoadTable {
+            namespace: stream.namespace.clone(),
+            name: stream.name.clone(),
+            chunks: (0..world.tables[&stream.name])
+                .map(|id| Chunk {
+                    id,
+                    min: format!("'({id},0)'"),
+                    bytes: 1 << 20,
+                    ..Default::default()
+                })
+                .collect(),
+            ..Default::default()
+        };
+        let answer = OpenLoadResponse {
+            load_id: load_id.clone(),
+            snapshot: "s".into(),
+            consistent_point: "0/1".into(),
+            tables: request.streams.iter().map(plan).collect(),
+            notices: vec![],
+        };
+        world.live.insert(load_id, answer.clone());
+        Ok(Response::new(answer))
+    }
+
+    async fn read_chunk(
+        &self,
+        request: Request<ReadChunkRequest>,
+    ) -> Result<Response<Self::ReadChunkStream>, Status> {
+        let request = request.into_inner();
+        let mut world = self.world();
+        if !world.live.contains_key(&request.load_id) {
+            return Err(Fault::new(ErrorCode::LoadGone, "the snapshot is gone").into());
+        }
+        if let Some((after, shutdown)) = &world.interrupt
+            && world.reads.len() >= *after
+        {
+            shutdown.cancel();
+            return Ok(Response::new(stream::pending().boxed()));
+        }
+        let key = (request.name.clone(), request.chunk_id);
+        if let Some(fault) = world.read_faults.get_mut(&key).and_then(Vec::pop) {
+            if fault.code == ErrorCode::LoadGone {
+                world.live.clear();
+            }
+            return Err(fault.into());
+        }
+        let stage = StageRequest::decode(request.stage).unwrap();
+        let manifest = format!("{}/{}/{}", stage.load_id, request.name, stage.chunk_id);
+        world.staged.insert(manifest.clone());
+        world.reads.push((stage.load_id.clone(), request.name, stage.chunk_id));
+        let staged = StagedChunk {
+            load_id: stage.load_id,
+            chunk_id: stage.chunk_id,
+            settings_hash: stage.settings_hash,
+            manifest,
+            rows: 10,
+            files: 1,
+            bytes: 100,
+        };
+        let event = ReadChunkResponse {
+            rows: 10,
+            bytes: 1000,
+            staged: staged.encode_to_vec().into(),
+            unrepresentable: vec![UnrepresentableCount { column: "d".into(), values: 1 }],
+        };
+        Ok(Response::new(stream::iter([Ok(event)]).boxed()))
+    }
+
+    async fn close_load(
+        &self,
+        request: Request<CloseLoadRequest>,
+    ) -> Result<Response<CloseLoadResponse>, Status> {
+        self.world().live.remove(&request.into_inner().load_id);
+        Ok(Response::new(CloseLoadResponse {}))
+    }
+}
+
+#[tonic::async_trait]
+impl WriterService for Fake {
+    async fn check(
+        &self,
+        _: Request<WriterCheckRequest>,
+    ) -> Result<Response<WriterCheckResponse>, Status> {
+        Err(Status::unimplemented("not part of a sync"))
+    }
+
+    async fn prepare(
+        &self,
+        request: Request<PrepareRequest>,
+    ) -> Result<Response<PrepareResponse>, Status> {
+        let request = request.into_inner();
+        let name = request.table.unwrap().name;
+        let mut world = self.world();
+        world.staged.retain(|manifest| {
+            let mut parts = manifest.split('/');
+            let (load, table) = (parts.next().unwrap(), parts.next().unwrap());
+            table != name || request.keep_load_ids.iter().any(|kept| kept == load)
+        });
+        let last_commit = world.committed.get(&name).cloned();
+        Ok(Response::new(PrepareResponse { last_commit, location: format!("/data/{name}") }))
+    }
+
+    async fn commit(
+        &self,
+        request: Request<CommitRequest>,
+    ) -> Result<Response<CommitResponse>, Status> {
+        let request = request.into_inner();
+        let name = request.table.clone().unwrap().name;
+        let mut world = self.world();
+        if !request.staged.iter().all(|chunk| world.staged.contains(&chunk.manifest)) {
+            return Err(Fault::new(ErrorCode::LoadGone, "the staged chunk is gone").into());
+        }
+        assert!(request.staged.iter().all(|chunk| chunk.load_id == request.load_id));
+        let record = CommitRecord {
+            commit_id: request.commit_id.clone(),
+            load_id: request.load_id.clone(),
+            rows: request.staged.iter().map(|chunk| chunk.rows).sum(),
+            files: request.staged.len() as u64,
+            ..Default::default()
+        };
+        world.committed.insert(name.clone(), record.clone());
+        world.commits.push(request);
+        let location = format!("/data/{name}");
+        let record = Some(record);
+        Ok(Response::new(CommitResponse { record, already_committed: false, location }))
+    }
+
+    async fn drop(&self, _: Request<DropRequest>) -> Result<Response<DropResponse>, Status> {
+        Err(Status::unimplemented("not part of a sync"))
+    }
+}
+
+/// Served fakes, the state file, and what the user selected.
+struct Bench {
+    fake: Fake,
+    source: SourceClient<Connection>,
+    writers: Vec<Writer>,
+    directory: tempfile::TempDir,
+    streams: Vec<SelectedStream>,
+    stop: CancellationToken,
+}
+
+impl Bench {
+    async fn new(tables: &[(&str, u32)]) -> Self {
+        let fake = Fake::default();
+        let owned = tables.iter().map(|(name, chunks)| ((*name).to_owned(), *chunks));
+        fake.world().tables = owned.collect();
+        let stop = CancellationToken::new();
+        let (for_source, for_writer) = (fake.clone(), fake.clone());
+        let source = serve(&stop, "source-svc", |routes| {
+            routes.add_service(SourceServer::new(for_source));
+        })
+        .await;
+        let writer = serve(&stop, "writer-svc", |routes| {
+            routes.add_service(WriterServer::new(for_writer));
+        })
+        .await;
+        let source = proto::dial::dial(&source, "source-svc", None).await.unwrap();
+        let client =
+            WriterClient::new(proto::dial::dial(&writer, "writer-svc", None).await.unwrap());
+        Bench {
+            fake,
+            source: SourceClient::new(source),
+            writers: vec![Writer { address: writer, token: None, client }],
+            directory: tempfile::tempdir().unwrap(),
+            streams: tables.iter().map(|(name, _)| selected(name)).collect(),
+            stop,
+        }
+    }
+
+    /// One sync, as a new process would run it.
+    async fn sync(&self) -> Result<Summary, Stop> {
+        let shutdown = CancellationToken::new();
+        if let Some((_, token)) = &mut self.fake.world().interrupt {
+            *token = shutdown.clone();
+        }
+        let config = SourceConfig { max_threads: 1, retry_count: 2, ..Default::default() };
+        let destination = Destination::default();
+        let names = self.streams.iter().map(SelectedStream::id).collect();
+        let context = Context {
+            source: self.source.clone(),
+            owns_source: false,
+            source_config: &config,
+            writers: &self.writers,
+            assigner: Assigner::new(1),
+            destination: &destination,
+            progress: Progress::new(names, false),
+            shutdown,
+        };
+        let (file, state) = StateFile::open(&self.state_path(), true).unwrap();
+        let mut sync = Sync::new(context, &self.streams, StateKeeper::new(file, state));
+        let done = sync.run().await;
+        sync.keeper.save().await.unwrap();
+        done.map(|()| sync.summary())
+    }
+
+    async fn interrupted_after(&self, reads: usize) {
+        let after = self.fake.world().reads.len() + reads;
+        self.fake.world().interrupt = Some((after, CancellationToken::new()));
+        assert!(matches!(self.sync().await, Err(Stop::Interrupted)));
+        self.fake.world().interrupt = None;
+        self.fake.world().reads.clear();
+    }
+
+    fn state_path(&self) -> std::path::PathBuf {
+        self.directory.path().join("state.json")
+    }
+
+    fn state(&self) -> crate::state::State {
+        let text = std::fs::read_to_string(self.state_path()).unwrap();
+        crate::state::State::parse(&text).unwrap()
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+async fn serve(
+    stop: &CancellationToken,
+    service: &'static str,
+    add: impl FnOnce(&mut tonic::service::RoutesBuilder) + Send + 'static,
+) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(proto::serve::serve(service, listener, None, stop.clone(), add));
+    address
+}
+
+fn selected(name: &str) -> SelectedStream {
+    SelectedStream {
+        namespace: "public".into(),
+        name: name.into(),
+        sync_mode: SyncMode::FullRefresh,
+        cursor_field: String::new(),
+        normalization: true,
+        append_mode: false,
+        load: LoadStream { namespace: "public".into(), name: name.into(), ..Default::default() },
+        table: Table { name: name.into(), stream: format!("public.{name}"), ..Default::default() },
+        columns: vec![],
+    }
+}
+
+#[tokio::test]
+async fn a_sync_reads_everything_once_and_the_next_one_again() {
+    let bench = Bench::new(&[("a", 3), ("b", 1)]).await;
+    let summary = bench.sync().await.unwrap();
+    assert_eq!(summary.outcomes.iter().map(|o| o.rows).collect::<Vec<_>>(), [30, 10]);
+    assert_eq!(summary.outcomes[0].unrepresentable["d"], 3);
+    let state = bench.state();
+    assert_eq!(state.run.unwrap().status, RunStatus::Finished);
+    assert!(state.streams.iter().all(|s| s.state.chunks == Some(vec![]) && s.state.load.is_none()));
+    assert_eq!(bench.fake.world().reads.len(), 4);
+    assert!(bench.fake.world().live.is_empty(), "the load is closed");
+    bench.sync().await.unwrap();
+    assert_eq!(bench.fake.world().reads.len(), 8);
+    let commits: HashSet<_> =
+        bench.fake.world().commits.iter().map(|c| c.commit_id.clone()).collect();
+    assert_eq!(commits.len(), 4, "a commit id is used once per run and table");
+}
+
+#[tokio::test]
+async fn a_transient_fault_is_tried_again_and_a_definite_one_ends_the_sync() {
+    let bench = Bench::new(&[("a", 2), ("b", 2)]).await;
+    let passing = Fault::new(ErrorCode::Unavailable, "try later");
+    let definite = Fault::new(ErrorCode::DestinationFull, "no space left").remedy("free some");
+    bench.fake.world().read_faults.insert(("a".into(), 1), vec![passing]);
+    bench.fake.world().read_faults.insert(("b".into(), 1), vec![definite.clone()]);
+    let Err(Stop::Failed(fault)) = bench.sync().await else { panic!("the disk is full") };
+    assert_eq!((fault.code, fault.remedy), (definite.code, definite.remedy));
+    assert_eq!(fault.message, "reading public.b: no space left");
+    assert!(bench.fake.world().committed.contains_key("a"), "what was complete is committed");
+    assert!(bench.fake.world().live.is_empty(), "nothing will continue the load");
+
+    bench.fake.world().reads.clear();
+    let summary = bench.sync().await.unwrap();
+    assert_eq!(summary.committed(), 2);
+    assert_eq!(bench.fake.reads_of("a"), [] as [u32; 0], "a is committed by this run");
+    assert_eq!(bench.fake.reads_of("b"), [0, 1], "never chunks across snapshots");
+}
+
+#[tokio::test]
+async fn an_interrupted_load_that_lives_is_continued() {
+    let bench = Bench::new(&[("a", 3), ("b", 2)]).await;
+    bench.interrupted_after(2).await;
+    let left = bench.state().streams[0].state.chunks.clone().unwrap();
+    assert_eq!(left.len(), 1, "state.json lists what is still to load");
+    let summary = bench.sync().await.unwrap();
+    assert_eq!(bench.fake.reads_of("a"), [2]);
+    assert_eq!(bench.fake.reads_of("b"), [0, 1]);
+    assert!(bench.fake.world().reads.iter().all(|read| read.0 == "L1"));
+    assert_eq!(summary.outcomes[0].rows, 30);
+    assert_eq!(summary.outcomes[0].unrepresentable["d"], 3, "counts outlive the interruption");
+}
+
+#[tokio::test]
+async fn without_its_snapshot_a_part_is_read_anew_and_a_whole_is_committed() {
+    let bench = Bench::new(&[("a", 2), ("b", 3)]).await;
+    bench.interrupted_after(3).await;
+    // As if it had been killed between staging and committing a.
+    bench.fake.world().live.clear();
+    bench.fake.world().committed.clear();
+    let mut state = bench.state();
+    let run = state.run.clone().unwrap();
+    let settings = |table: &str| {
+        let stream = selected(table);
+        Settings::of(&run, &Destination::default(), &stream.table, &stream.load)
+    };
+    let mut load = crate::state::SavedLoad {
+        id: "L1".into(),
+        commit_id: settings("a").commit_id,
+        settings_hash: settings("a").hash,
+        chunk_count: 2,
+        ..Default::default()
+    };
+    for chunk_id in 0..2 {
+        let manifest = format!("L1/a/{chunk_id}");
+        bench.fake.world().staged.insert(manifest.clone());
+        load.add(&StagedChunk { chunk_id, manifest, rows: 10, ..Default::default() });
+    }
+    state.begin_load("public", "a", load);
+    std::fs::write(bench.state_path(), state.to_text()).unwrap();
+
+    let summary = bench.sync().await.unwrap();
+    assert_eq!(summary.committed(), 2);
+    assert_eq!(bench.fake.reads_of("a"), [] as [u32; 0]);
+    assert_eq!(bench.fake.reads_of("b"), [0, 1, 2]);
+    assert_eq!(bench.fake.world().committed["a"].load_id, "L1");
+    assert_eq!(bench.fake.world().committed["b"].load_id, "L2");
+}
+
+#[tokio::test]
+async fn a_snapshot_lost_on_the_way_is_replaced_by_another() {
+    let bench = Bench::new(&[("a", 3)]).await;
+    let gone = Fault::new(ErrorCode::LoadGone, "the server restarted");
+    bench.fake.world().read_faults.insert(("a".into(), 2), vec![gone]);
+    bench.sync().await.unwrap();
+    let world = bench.fake.world();
+    assert_eq!(world.committed["a"].load_id, "L2");
+    assert_eq!(world.reads.iter().filter(|read| read.0 == "L2").count(), 3);
+    assert!(world.staged.iter().all(|manifest| manifest.starts_with("L2/")), "the rest is gone");
+}
+
+#[tokio::test]
+async fn an_old_or_lost_state_costs_work_and_nothing_else() {
+    let bench = Bench::new(&[("a", 2), ("b", 2)]).await;
+    bench.interrupted_after(3).await;
+    let old = std::fs::read_to_string(bench.state_path()).unwrap();
+    bench.sync().await.unwrap();
+    bench.sync().await.unwrap();
+    let newest = bench.fake.world().committed["a"].commit_id.clone();
+
+    bench.fake.world().reads.clear();
+    std::fs::write(bench.state_path(), old).unwrap();
+    bench.sync().await.unwrap();
+    assert_eq!(bench.fake.world().reads.len(), 4, "everything is read again");
+    assert!(bench.fake.world().committed["a"].commit_id > newest);
+
+    std::fs::remove_file(bench.state_path()).unwrap();
+    let summary = bench.sync().await.unwrap();
+    assert_eq!(summary.committed(), 2);
+    assert_eq!(bench.fake.world().reads.len(), 8);
+}
+
+#[tokio::test]
+async fn other_settings_are_not_mixed_with_what_was_staged() {
+    let mut bench = Bench::new(&[("a", 3)]).await;
+    bench.interrupted_after(2).await;
+    bench.streams[0].table.partition_regex = "/{x,,}".into();
+    bench.sync().await.unwrap();
+    assert_eq!(bench.fake.reads_of("a"), [0, 1, 2]);
+    assert_eq!(bench.fake.world().committed["a"].load_id, "L2");
+    assert!(bench.fake.world().live.is_empty(), "the old load is let go of");
+}

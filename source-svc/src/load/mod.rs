@@ -1,0 +1,338 @@
+//! A load: one snapshot, the session that keeps it, the readers that share it.
+//!
+//! ```text
+//! open:  snapshot (locks, verified) → stream (held against discover) → plan (chunks)
+//! read:  readers → copy → decode → batch → send        one task per chunk
+//! end:   close · keeper lost · unused for the grace time · shutdown
+//! ```
+//!
+//! A load that has ended says so to every chunk that is still being read: its
+//! `gone` token is cancelled, once, with a reason.
+
+mod copy;
+mod plan;
+mod readers;
+mod snapshot;
+mod split;
+mod stream;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures::future::try_join_all;
+use proto::v1;
+use tokio_util::sync::CancellationToken;
+
+pub use copy::{ChunkJob, Progress};
+
+use crate::config::Config;
+use crate::connect::Session;
+use crate::error::SourceError;
+use crate::send::Writers;
+use plan::PlannedChunk;
+use readers::Readers;
+use stream::Stream;
+
+/// Loads open at once; each holds a server connection and a snapshot.
+const MAX_LOADS: usize = 256;
+/// A silent keeper is asked after this time, and given up after as much more.
+const KEEPER_PING: Duration = Duration::from_secs(15);
+/// How often ended and abandoned loads are looked for, at most.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+
+/// All open loads of the service.
+pub struct Loads {
+    loads: Mutex<HashMap<String, Arc<Load>>>,
+    /// How long a load outlives its last caller.
+    grace: Duration,
+    shutdown: CancellationToken,
+}
+
+/// One open load.
+pub struct Load {
+    /// How its server is reached.
+    pub config: Arc<Config>,
+    /// What one row may have in COPY's binary form.
+    pub max_row_bytes: u64,
+    /// Its reader sessions.
+    pub readers: Readers,
+    /// Connections to the writers its chunks went to.
+    pub writers: Writers,
+    id: String,
+    keeper: Arc<Session>,
+    /// What was asked for, to recognise the same load again.
+    streams: Vec<v1::LoadStream>,
+    tables: Vec<LoadedTable>,
+    response: v1::OpenLoadResponse,
+    gone: CancellationToken,
+    reason: OnceLock<String>,
+    callers: Mutex<Callers>,
+}
+
+/// A stream with its chunks.
+pub struct LoadedTable {
+    /// What is read.
+    pub stream: Stream,
+    /// The parts it is read in, by id.
+    pub chunks: Vec<PlannedChunk>,
+}
+
+struct Callers {
+    reading: usize,
+    last_seen: Instant,
+}
+
+/// A caller that is reading a chunk; the grace time begins when it is dropped.
+pub struct Caller(Arc<Load>);
+
+impl Loads {
+    /// No loads yet. [`Self::sweep`] must run beside.
+    pub fn new(grace: Duration, shutdown: CancellationToken) -> Self {
+        Loads { loads: Mutex::new(HashMap::new()), grace, shutdown }
+    }
+
+    /// Opens a load, or answers for one that still lives.
+    pub async fn open(
+        &self,
+        config: Config,
+        request: &v1::OpenLoadRequest,
+        row_bytes_bound: u64,
+    ) -> Result<v1::OpenLoadResponse, SourceError> {
+        if !request.resume_load_id.is_empty() {
+            let load = self.get(&request.resume_load_id)?;
+            if load.streams != request.streams || *load.config != config {
+                return Err(gone(&load.id, "it was opened for other streams or another source"));
+            }
+            drop(Caller::new(&load));
+            return Ok(load.response.clone());
+        }
+        if self.locked().len() >= MAX_LOADS {
+            return Err(SourceError::Busy {
+                what: format!("{MAX_LOADS} loads are open already"),
+                remedy: "close some, or wait until their grace time is over".to_owned(),
+            });
+        }
+        let load = Load::open(config, request, row_bytes_bound, &self.shutdown).await?;
+        let (id, tables) = (&load.id, load.tables.len());
+        tracing::info!(load = id, tables, snapshot = load.response.snapshot, "load opened");
+        let response = load.response.clone();
+        self.locked().insert(load.id.clone(), load);
+        Ok(response)
+    }
+
+    /// A load that still lives.
+    pub fn get(&self, id: &str) -> Result<Arc<Load>, SourceError> {
+        let load = self.locked().get(id).cloned();
+        let load = load.ok_or_else(|| gone(id, "it was closed, or the service was restarted"))?;
+        load.check_alive()?;
+        Ok(load)
+    }
+
+    /// Ends a load; an unknown one has ended already.
+    pub fn close(&self, id: &str) {
+        let load = self.locked().remove(id);
+        if let Some(load) = load {
+            load.end("it was closed");
+            tracing::info!(load = id, "load closed");
+        }
+    }
+
+    /// Ends loads that nobody uses any more and forgets those that have ended,
+    /// until shutdown ends them all.
+    pub async fn sweep(&self) {
+        let every = (self.grace / 4).clamp(Duration::from_millis(50), SWEEP_EVERY);
+        while self.shutdown.run_until_cancelled(tokio::time::sleep(every)).await.is_some() {
+            self.locked().retain(|id, load| {
+                if load.abandoned(self.grace) {
+                    tracing::warn!(load = id, grace = ?self.grace, "load closed: no caller left");
+                    load.end("nobody had used it for the grace time");
+                }
+                !load.gone.is_cancelled()
+            });
+        }
+        for (_, load) in self.locked().drain() {
+            load.end("the service is stopping");
+        }
+    }
+
+    fn locked(&self) -> MutexGuard<'_, HashMap<String, Arc<Load>>> {
+        self.loads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Load {
+    async fn open(
+        config: Config,
+        request: &v1::OpenLoadRequest,
+        row_bytes_bound: u64,
+        shutdown: &CancellationToken,
+    ) -> Result<Arc<Load>, SourceError> {
+        if request.streams.is_empty() {
+            return Err(SourceError::Config(vec!["streams: none to load".to_owned()]));
+        }
+        let keeper = Session::open(&config, "tidewater load keeper").await?;
+        let snapshot = snapshot::take(&keeper, &request.streams, config.lock_timeout).await?;
+        let plans = try_join_all(
+            snapshot.streams.iter().map(|stream| plan::plan(&keeper, stream, config.max_threads)),
+        )
+        .await?;
+        let max_row_bytes = config.max_row_bytes.min(row_bytes_bound);
+        let mut response = v1::OpenLoadResponse {
+            load_id: uuid::Uuid::now_v7().to_string(),
+            snapshot: snapshot.name.clone(),
+            consistent_point: snapshot.consistent_point.to_string(),
+            ..Default::default()
+        };
+        if max_row_bytes < config.max_row_bytes {
+            response.notices.push(format!(
+                "rows are limited to {max_row_bytes} bytes by source-svc's --max-row-bytes"
+            ));
+        }
+        let mut tables = Vec::with_capacity(plans.len());
+        for (stream, plan) in snapshot.streams.into_iter().zip(plans) {
+            response.tables.push(load_table(&stream, &plan));
+            response.notices.extend(plan.notices);
+            tables.push(LoadedTable { stream, chunks: plan.chunks });
+        }
+        let config = Arc::new(config);
+        let load = Arc::new(Load {
+            readers: Readers::new(config.clone(), snapshot.name),
+            writers: Writers::default(),
+            config,
+            max_row_bytes,
+            id: response.load_id.clone(),
+            keeper: Arc::new(keeper),
+            streams: request.streams.clone(),
+            tables,
+            response,
+            gone: shutdown.child_token(),
+            reason: OnceLock::new(),
+            callers: Mutex::new(Callers { reading: 0, last_seen: Instant::now() }),
+        });
+        tokio::spawn(watch(Arc::downgrade(&load), load.keeper.clone(), load.gone.clone()));
+        Ok(load)
+    }
+
+    /// The table and the place of a chunk in it.
+    pub fn chunk(
+        &self,
+        namespace: &str,
+        name: &str,
+        chunk: u32,
+    ) -> Result<(&LoadedTable, usize), SourceError> {
+        let unknown = |what: String| SourceError::NotFound {
+            what,
+            remedy: "use the answer of OpenLoad".to_owned(),
+        };
+        let table = self
+            .tables
+            .iter()
+            .find(|t| t.stream.relation.namespace == namespace && t.stream.relation.name == name)
+            .ok_or_else(|| unknown(format!("load {} has no table {namespace}.{name}", self.id)))?;
+        match usize::try_from(chunk) {
+            Ok(chunk) if chunk < table.chunks.len() => Ok((table, chunk)),
+            _ => Err(unknown(format!("{namespace}.{name} has no chunk {chunk}"))),
+        }
+    }
+
+    /// An error once the load has ended, for whatever reason.
+    pub fn check_alive(&self) -> Result<(), SourceError> {
+        if self.keeper.is_closed() {
+            self.end("the connection that held its snapshot is gone");
+        }
+        if self.gone.is_cancelled() { Err(self.gone_error()) } else { Ok(()) }
+    }
+
+    /// Resolves when the load has ended.
+    pub async fn ended(&self) -> SourceError {
+        self.gone.cancelled().await;
+        self.gone_error()
+    }
+
+    fn gone_error(&self) -> SourceError {
+        gone(&self.id, self.reason.get().map_or("the service is stopping", String::as_str))
+    }
+
+    fn end(&self, reason: &str) {
+        // The first reason stands.
+        let _ = self.reason.set(reason.to_owned());
+        self.gone.cancel();
+    }
+
+    fn abandoned(&self, grace: Duration) -> bool {
+        let callers = self.callers();
+        callers.reading == 0 && callers.last_seen.elapsed() >= grace
+    }
+
+    fn callers(&self) -> MutexGuard<'_, Callers> {
+        self.callers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.gone.cancel();
+    }
+}
+
+impl Caller {
+    /// Counts as reading until dropped.
+    pub fn new(load: &Arc<Load>) -> Self {
+        load.callers().reading += 1;
+        Caller(load.clone())
+    }
+}
+
+impl std::ops::Deref for Caller {
+    type Target = Load;
+
+    fn deref(&self) -> &Load {
+        &self.0
+    }
+}
+
+impl Drop for Caller {
+    fn drop(&mut self) {
+        let mut callers = self.0.callers();
+        callers.reading -= 1;
+        callers.last_seen = Instant::now();
+    }
+}
+
+/// Ends the load when its keeper is lost: closed by the server, or silent.
+async fn watch(load: std::sync::Weak<Load>, keeper: Arc<Session>, gone: CancellationToken) {
+    let lost = loop {
+        tokio::select! {
+            () = gone.cancelled() => return,
+            why = keeper.closed() => break why,
+            () = tokio::time::sleep(KEEPER_PING) => {}
+        }
+        match tokio::time::timeout(KEEPER_PING, keeper.simple_query("SELECT 1")).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => break error.to_string(),
+            Err(_) => break format!("no answer for {} s", KEEPER_PING.as_secs()),
+        }
+    };
+    if let Some(load) = load.upgrade() {
+        tracing::warn!(load = load.id, "the load's snapshot is lost: {lost}");
+        load.end(&format!("the connection that held its snapshot is gone ({lost})"));
+    }
+}
+
+fn gone(id: &str, why: &str) -> SourceError {
+    SourceError::LoadGone(format!("load {id} no longer exists: {why}"))
+}
+
+fn load_table(stream: &Stream, plan: &plan::Plan) -> v1::LoadTable {
+    let relation = &stream.relation;
+    v1::LoadTable {
+        namespace: relation.namespace.clone(),
+        name: relation.name.clone(),
+        columns: stream.columns.iter().map(|column| column.to_proto()).collect(),
+        primary_key: relation.primary_key.clone(),
+        estimated_rows: relation.estimated_rows,
+        bytes: plan.bytes,
+        chunks: plan.chunks.iter().map(|planned| planned.chunk.clone()).collect(),
+    }
+}

@@ -1,0 +1,255 @@
+//! One stream → its chunks: parts that cover every row of the snapshot exactly
+//! once.
+//!
+//! - tables and materialized views: ranges of pages (ctid), from the true page
+//!   count and not from statistics; the last one is open, so that a wrong
+//!   count costs balance and never rows
+//! - partitioned tables: the pages of each leaf; through the root, as one
+//!   chunk, where a leaf may not be read directly or is a foreign table
+//! - a split column: ranges of its values ([`super::split`])
+//! - views and foreign tables: one chunk
+
+use proto::v1;
+use proto::v1::relation::Kind;
+
+use super::split;
+use super::stream::Stream;
+use crate::connect::Session;
+use crate::error::SourceError;
+use crate::sql;
+
+/// Pages of a chunk: at least 8 MiB, below which a chunk is all overhead …
+const MIN_CHUNK_PAGES: u64 = 1024;
+/// … and at most 1 GiB, so that a failed one is cheap to repeat.
+const MAX_CHUNK_PAGES: u64 = 131_072;
+/// Chunks that each thread gets, to even out their times.
+const CHUNKS_PER_THREAD: u64 = 4;
+
+/// A chunk and how to read it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PlannedChunk {
+    /// As the caller sees it.
+    pub chunk: v1::Chunk,
+    /// What follows FROM.
+    pub from: String,
+    /// SQL conditions that all must hold; the stream's filter is not among them.
+    pub conditions: Vec<String>,
+}
+
+/// A stream's chunks.
+pub struct Plan {
+    /// At least one; ids count from 0.
+    pub chunks: Vec<PlannedChunk>,
+    /// Bytes of the relation's pages; 0 for views and foreign tables.
+    pub bytes: u64,
+    /// Things a user should know.
+    pub notices: Vec<String>,
+}
+
+/// A relation that has rows of its own.
+struct Leaf {
+    oid: u32,
+    namespace: String,
+    name: String,
+    foreign: bool,
+    pages: u64,
+    /// The role may read it without going through the root.
+    direct: bool,
+}
+
+/// Plans under the keeper's snapshot, whose locks keep pages where they are.
+pub async fn plan(keeper: &Session, stream: &Stream, threads: usize) -> Result<Plan, SourceError> {
+    let relation = &stream.relation;
+    let table = relation.qualified();
+    let page_bytes = page_bytes(keeper).await?;
+    let paged = matches!(
+        relation.kind,
+        Kind::Table | Kind::PartitionedTable | Kind::MaterializedView
+    );
+    let leaves = if paged { leaves(keeper, stream).await? } else { Vec::new() };
+    let pages: u64 = leaves.iter().map(|leaf| leaf.pages).sum();
+    let size = chunk_pages(pages, threads);
+    let mut notices = Vec::new();
+    if relation.kind == Kind::ForeignTable {
+        notices.push(format!(
+            "{} is a foreign table: its rows are read outside the load's snapshot",
+            relation.label()
+        ));
+    }
+
+    let partitioned = relation.kind == Kind::PartitionedTable;
+    let only = if relation.kind == Kind::Table { "ONLY " } else { "" };
+    // Through the root, a partition attached after the snapshot would be read
+    // too: its rows may be older than the snapshot.
+    let members = partitioned.then(|| member_condition(&leaves));
+    let root = |chunk: v1::Chunk, condition: Option<String>| PlannedChunk {
+        chunk,
+        from: format!("{only}{table}"),
+        conditions: members.iter().cloned().chain(condition).collect(),
+    };
+    let mut chunks = Vec::new();
+    if let Some(column) = &stream.split_column {
+        let wanted = if paged { pages.div_ceil(size) } else { threads as u64 };
+        let sample = paged && !leaves.iter().any(|leaf| leaf.foreign);
+        let sample = sample.then_some(split::Sample { pages });
+        let from = format!("{only}{table}");
+        let members = members.as_deref().unwrap_or("true");
+        let ranges = split::ranges(keeper, stream, column, &from, members, wanted, sample).await?;
+        let bytes = pages * page_bytes / ranges.len() as u64;
+        for range in ranges {
+            let chunk =
+                v1::Chunk { min: range.min, max: range.max, bytes, ..Default::default() };
+            chunks.push(root(chunk, range.condition));
+        }
+    } else if !paged || leaves.iter().any(|leaf| !leaf.direct) {
+        if partitioned {
+            notices.push(format!(
+                "{} has partitions that can only be read through their root: it is one chunk",
+                relation.label()
+            ));
+        }
+        chunks.push(root(v1::Chunk { bytes: pages * page_bytes, ..Default::default() }, None));
+    } else {
+        for leaf in &leaves {
+            let name = sql::qualified(&leaf.namespace, &leaf.name);
+            // A partition without pages has no rows: the size was read after
+            // the snapshot was taken.
+            if !partitioned || leaf.pages > 0 {
+                let leaf_name = if partitioned { name.as_str() } else { "" };
+                chunks.extend(page_ranges(leaf.pages, size, page_bytes).map(|(chunk, condition)| {
+                    PlannedChunk {
+                        chunk: v1::Chunk { relation: leaf_name.to_owned(), ..chunk },
+                        from: format!("ONLY {name}"),
+                        conditions: condition.into_iter().collect(),
+                    }
+                }));
+            }
+        }
+        if chunks.is_empty() {
+            chunks.push(root(v1::Chunk::default(), None));
+        }
+    }
+    for (id, planned) in chunks.iter_mut().enumerate() {
+        planned.chunk.id = u32::try_from(id)
+            .map_err(|_| SourceError::Internal(format!("too many chunks of {table}")))?;
+    }
+    Ok(Plan { chunks, bytes: pages * page_bytes, notices })
+}
+
+/// Pages of one chunk.
+fn chunk_pages(pages: u64, threads: usize) -> u64 {
+    let chunks = (threads as u64).max(1) * CHUNKS_PER_THREAD;
+    pages.div_ceil(chunks).clamp(MIN_CHUNK_PAGES, MAX_CHUNK_PAGES)
+}
+
+/// Half-open page ranges of `size` pages; the last has no end. One range for
+/// an empty relation.
+fn page_ranges(
+    pages: u64,
+    size: u64,
+    page_bytes: u64,
+) -> impl Iterator<Item = (v1::Chunk, Option<String>)> {
+    let count = pages.div_ceil(size).max(1);
+    (0..count).map(move |index| {
+        let (start, end) = (index * size, (index + 1) * size);
+        let last = index + 1 == count;
+        let min = format!("'({start},0)'");
+        let max = if last { String::new() } else { format!("'({end},0)'") };
+        let bytes = (end.min(pages) - start) * page_bytes;
+        let condition = match (start, last) {
+            (0, true) => None,
+            (_, true) => Some(format!("ctid >= {min}::tid")),
+            (0, false) => Some(format!("ctid < {max}::tid")),
+            _ => Some(format!("ctid >= {min}::tid AND ctid < {max}::tid")),
+        };
+        (v1::Chunk { min, max, bytes, ..Default::default() }, condition)
+    })
+}
+
+/// Only rows of the partitions that the snapshot knows.
+fn member_condition(leaves: &[Leaf]) -> String {
+    if leaves.is_empty() {
+        return "false".to_owned();
+    }
+    let oids: Vec<String> = leaves.iter().map(|leaf| leaf.oid.to_string()).collect();
+    format!("tableoid IN ({})", oids.join(", "))
+}
+
+async fn page_bytes(keeper: &Session) -> Result<u64, SourceError> {
+    let row = keeper
+        .query_one("SELECT current_setting('block_size')::int8", &[])
+        .await
+        .map_err(SourceError::postgres("reading the server's block size"))?;
+    Ok(row.get::<_, i64>(0).unsigned_abs().max(1))
+}
+
+/// The relation itself, or all leaves of a partitioned table at any level, as
+/// the snapshot has them (pg_inherits, not pg_partition_tree(), which looks at
+/// now).
+async fn leaves(keeper: &Session, stream: &Stream) -> Result<Vec<Leaf>, SourceError> {
+    let relation = &stream.relation;
+    let query = "WITH RECURSIVE tree AS ( \
+           SELECT $1::oid AS oid \
+           UNION ALL SELECT i.inhrelid FROM pg_catalog.pg_inherits i \
+             JOIN tree t ON i.inhparent = t.oid WHERE $2 AND NOT i.inhdetachpending) \
+         SELECT c.oid, n.nspname::text, c.relname::text, c.relkind = 'f', \
+           CASE WHEN c.relkind IN ('r', 'm') THEN \
+             pg_relation_size(c.oid, 'main') / current_setting('block_size')::int8 ELSE 0 END, \
+           c.relkind IN ('r', 'm') AND has_schema_privilege(n.oid, 'USAGE') \
+             AND has_table_privilege(c.oid, 'SELECT') AND NOT row_security_active(c.oid) \
+         FROM tree t JOIN pg_catalog.pg_class c ON c.oid = t.oid \
+         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+         WHERE c.relkind <> 'p' ORDER BY n.nspname, c.relname";
+    let partitioned = relation.kind == Kind::PartitionedTable;
+    let rows = keeper
+        .query(query, &[&relation.oid, &partitioned])
+        .await
+        .map_err(SourceError::postgres(format!("counting the pages of {}", relation.label())))?;
+    let leaf = |row: &tokio_postgres::Row| Leaf {
+        oid: row.get(0),
+        namespace: row.get(1),
+        name: row.get(2),
+        foreign: row.get(3),
+        // Absent: dropped since the snapshot, which its lock rules out.
+        pages: row.get::<_, Option<i64>>(4).unwrap_or(0).unsigned_abs(),
+        // The relation itself was proven readable, by column if not as a whole.
+        direct: !partitioned || row.get::<_, bool>(5),
+    };
+    Ok(rows.iter().map(leaf).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hundred_megabytes_already_use_every_thread() {
+        let pages = 12_800;
+        for threads in [1, 2, 3, 8] {
+            assert!(pages / chunk_pages(pages, threads) >= threads as u64, "{threads}");
+        }
+        assert_eq!(chunk_pages(0, 3), MIN_CHUNK_PAGES);
+        assert_eq!(chunk_pages(u64::MAX / 2, 3), MAX_CHUNK_PAGES);
+    }
+
+    #[test]
+    fn page_ranges_meet_and_the_last_is_open() {
+        let ranges: Vec<_> = page_ranges(2500, 1024, 8192).collect();
+        let bounds: Vec<_> =
+            ranges.iter().map(|(chunk, _)| (chunk.min.as_str(), chunk.max.as_str())).collect();
+        assert_eq!(
+            bounds,
+            [("'(0,0)'", "'(1024,0)'"), ("'(1024,0)'", "'(2048,0)'"), ("'(2048,0)'", "")]
+        );
+        assert_eq!(ranges.iter().map(|(chunk, _)| chunk.bytes).sum::<u64>(), 2500 * 8192);
+        assert_eq!(ranges[0].1.as_deref(), Some("ctid < '(1024,0)'::tid"));
+        assert_eq!(ranges[2].1.as_deref(), Some("ctid >= '(2048,0)'::tid"));
+    }
+
+    #[test]
+    fn an_empty_table_has_exactly_one_chunk() {
+        let ranges: Vec<_> = page_ranges(0, 1024, 8192).collect();
+        assert_eq!(ranges.len(), 1);
+        assert_eq!(ranges[0].1, None);
+    }
+}

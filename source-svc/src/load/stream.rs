@@ -1,0 +1,311 @@
+//! What one stream asks for, held against what the relation is now: which
+//! columns to read, under which condition, and every way in which the table is
+//! no longer what discover saw.
+
+use proto::v1;
+use proto::v1::filter::LogicalOperator;
+use proto::v1::load_stream::OnUnrepresentable as Policy;
+
+use crate::decode::{self, OnUnrepresentable};
+use crate::relation::{ColumnInfo, RelationInfo};
+use crate::sql;
+
+/// A stream whose relation was found, and found as expected.
+#[derive(Clone, Debug)]
+pub struct Stream {
+    /// The relation as the load's snapshot has it.
+    pub relation: RelationInfo,
+    /// The columns to read, in attnum order.
+    pub columns: Vec<ColumnInfo>,
+    /// An SQL condition; `None`: every row.
+    pub filter: Option<String>,
+    /// The column that chunks are ranges of; `None`: pages.
+    pub split_column: Option<String>,
+    /// What becomes of a value that its destination type cannot hold.
+    pub policy: OnUnrepresentable,
+}
+
+/// What is wrong with a stream, each line naming its table.
+#[derive(Debug, Default)]
+pub struct Faults {
+    /// The table is not what discover saw.
+    pub changed: Vec<String>,
+    /// The request itself is wrong.
+    pub config: Vec<String>,
+    /// The role may not read what it must.
+    pub permission: Vec<String>,
+}
+
+impl Stream {
+    /// `None`: faults were added.
+    pub fn new(
+        request: &v1::LoadStream,
+        relation: Option<RelationInfo>,
+        faults: &mut Faults,
+    ) -> Option<Stream> {
+        let label = format!("{}.{}", request.namespace, request.name);
+        let Some(relation) = relation else {
+            faults.changed.push(format!("{label} no longer exists"));
+            return None;
+        };
+        let before = faults.count();
+        let columns = choose_columns(request, &relation, &label, faults);
+        compare(request, &relation, &columns, &label, faults);
+        let filter = filter(request, &relation, &label, faults);
+        if relation.row_security {
+            faults.permission.push(format!("row-level security hides rows of {label} from this role"));
+        }
+        for column in &columns {
+            if relation.unreadable_columns.contains(&column.name) {
+                faults.permission.push(format!("the role may not read {label}.{}", column.name));
+            }
+        }
+        let split_column = (!request.split_column.is_empty()).then(|| request.split_column.clone());
+        if let Some(split) = &split_column
+            && relation.column(split).is_none()
+        {
+            faults.config.push(format!("{label} has no column {split} to split by"));
+        }
+        let policy = match request.on_unrepresentable() {
+            Policy::Null => OnUnrepresentable::Null,
+            Policy::Fail => OnUnrepresentable::Fail,
+        };
+        (faults.count() == before)
+            .then_some(Stream { relation, columns, filter, split_column, policy })
+    }
+
+    /// The SELECT list, in the order of [`Self::decoder_columns`]; may be
+    /// empty.
+    pub fn select_list(&self) -> String {
+        let expressions: Vec<String> = self
+            .columns
+            .iter()
+            .map(|column| column.column_type.select_expression(&sql::quote_ident(&column.name)))
+            .collect();
+        expressions.join(", ")
+    }
+
+    /// What the decoder needs to know of each column.
+    pub fn decoder_columns(&self) -> Vec<decode::Column> {
+        self.columns
+            .iter()
+            .map(|column| decode::Column {
+                // Nullable whatever the source says: a value that cannot be
+                // represented may become null.
+                field: column.column_type.field(&column.name, true),
+                wire: column.column_type.wire.clone(),
+                key: self.relation.primary_key.contains(&column.name),
+            })
+            .collect()
+    }
+}
+
+impl Faults {
+    fn count(&self) -> usize {
+        self.changed.len() + self.config.len() + self.permission.len()
+    }
+}
+
+/// All columns when none is selected; else the selected ones, the primary key,
+/// and the ones that discover had not seen if the user wants those.
+fn choose_columns(
+    request: &v1::LoadStream,
+    relation: &RelationInfo,
+    label: &str,
+    faults: &mut Faults,
+) -> Vec<ColumnInfo> {
+    let expected = |name: &str| request.expected.iter().any(|column| column.name == name);
+    for name in &request.selected {
+        // One that discover saw is reported as gone by `compare`.
+        if relation.column(name).is_none() && !expected(name) {
+            faults.config.push(format!("{label} has no column {name} to select"));
+        }
+    }
+    let chosen = |column: &&ColumnInfo| {
+        request.selected.is_empty()
+            || request.selected.contains(&column.name)
+            || relation.primary_key.contains(&column.name)
+            || (request.sync_new_columns && !expected(&column.name))
+    };
+    relation.columns.iter().filter(chosen).cloned().collect()
+}
+
+/// Every expected column that is to be read must still be there with its type.
+fn compare(
+    request: &v1::LoadStream,
+    relation: &RelationInfo,
+    columns: &[ColumnInfo],
+    label: &str,
+    faults: &mut Faults,
+) {
+    for expected in &request.expected {
+        let name = &expected.name;
+        match relation.column(name) {
+            None if request.selected.is_empty() || request.selected.contains(name) => {
+                faults.changed.push(format!("{label}: column {name} no longer exists"));
+            }
+            Some(now) if columns.iter().any(|column| column.name == *name) => {
+                if now.column_type.word != expected.r#type {
+                    let was = described(&expected.r#type, &expected.postgres_type);
+                    let is = described(&now.column_type.word, &now.postgres_type);
+                    faults.changed.push(format!("{label}: column {name} was {was}, now is {is}"));
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+fn described(word: &str, postgres_type: &str) -> String {
+    if postgres_type.is_empty() { word.to_owned() } else { format!("{word} ({postgres_type})") }
+}
+
+/// The filter as SQL. Names and values are quoted; operators are from a list.
+fn filter(
+    request: &v1::LoadStream,
+    relation: &RelationInfo,
+    label: &str,
+    faults: &mut Faults,
+) -> Option<String> {
+    let filter = request.filter.as_ref()?;
+    let mut parts = Vec::with_capacity(filter.conditions.len());
+    for condition in &filter.conditions {
+        if relation.column(&condition.column).is_none() {
+            let column = &condition.column;
+            faults.config.push(format!("the filter of {label} names column {column}, not there"));
+            continue;
+        }
+        let column = sql::quote_ident(&condition.column);
+        let value = sql::quote_literal(&condition.value);
+        parts.push(match (condition.operator.as_str(), condition.is_null) {
+            ("=", true) => format!("{column} IS NULL"),
+            ("!=" | "<>", true) => format!("{column} IS NOT NULL"),
+            ("!=", false) => format!("{column} <> {value}"),
+            (operator @ ("=" | "<>" | "<" | "<=" | ">" | ">="), false) => {
+                format!("{column} {operator} {value}")
+            }
+            (operator, is_null) => {
+                let with = if is_null { " with null" } else { "" };
+                faults.config.push(format!(
+                    "the filter of {label} has operator {operator:?}{with} on {}; \
+                     allowed: = != < <= > >=, and with null: = !=",
+                    condition.column
+                ));
+                continue;
+            }
+        });
+    }
+    let joint = match filter.logical_operator() {
+        LogicalOperator::And => " AND ",
+        LogicalOperator::Or => " OR ",
+    };
+    (!parts.is_empty()).then(|| parts.join(joint))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{ColumnType, Wire};
+
+    fn relation() -> RelationInfo {
+        let column = |name: &str, attnum, word: &str, wire| ColumnInfo {
+            name: name.to_owned(),
+            attnum,
+            not_null: false,
+            postgres_type: String::new(),
+            column_type: ColumnType { word: word.to_owned(), wire, as_text: false },
+        };
+        RelationInfo {
+            oid: 1,
+            namespace: "public".to_owned(),
+            name: "t".to_owned(),
+            kind: v1::relation::Kind::Table,
+            columns: vec![
+                column("id", 1, "integer", Wire::Int8),
+                column("a", 2, "string", Wire::Text),
+                column("new", 4, "date", Wire::Date),
+            ],
+            primary_key: vec!["id".to_owned()],
+            cursor_fields: Vec::new(),
+            estimated_rows: -1,
+            readable: true,
+            unreadable_columns: Vec::new(),
+            row_security: false,
+        }
+    }
+
+    fn request() -> v1::LoadStream {
+        let expected = |name: &str, word: &str| v1::Column {
+            name: name.to_owned(),
+            r#type: word.to_owned(),
+            ..Default::default()
+        };
+        v1::LoadStream {
+            namespace: "public".to_owned(),
+            name: "t".to_owned(),
+            expected: vec![expected("id", "integer"), expected("a", "string")],
+            ..Default::default()
+        }
+    }
+
+    fn names(stream: &Stream) -> Vec<&str> {
+        stream.columns.iter().map(|column| column.name.as_str()).collect()
+    }
+
+    #[test]
+    fn the_primary_key_is_read_whatever_is_selected() {
+        let mut faults = Faults::default();
+        let mut wanted = request();
+        wanted.selected = vec!["a".to_owned()];
+        let stream = Stream::new(&wanted, Some(relation()), &mut faults).unwrap();
+        assert_eq!(names(&stream), ["id", "a"]);
+        wanted.sync_new_columns = true;
+        let stream = Stream::new(&wanted, Some(relation()), &mut faults).unwrap();
+        assert_eq!(names(&stream), ["id", "a", "new"]);
+        let stream = Stream::new(&request(), Some(relation()), &mut faults).unwrap();
+        assert_eq!(names(&stream), ["id", "a", "new"]);
+    }
+
+    #[test]
+    fn every_change_since_discover_is_reported() {
+        let mut faults = Faults::default();
+        let mut wanted = request();
+        wanted.expected[0].r#type = "integer_small".to_owned();
+        wanted.expected.push(v1::Column { name: "gone".to_owned(), ..Default::default() });
+        assert!(Stream::new(&wanted, Some(relation()), &mut faults).is_none());
+        assert!(Stream::new(&request(), None, &mut faults).is_none());
+        assert_eq!(
+            faults.changed,
+            [
+                "public.t: column id was integer_small, now is integer",
+                "public.t: column gone no longer exists",
+                "public.t no longer exists",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_filter_cannot_carry_sql() {
+        let mut faults = Faults::default();
+        let mut wanted = request();
+        let condition = |column: &str, operator: &str, value: &str, is_null| v1::Condition {
+            column: column.to_owned(),
+            operator: operator.to_owned(),
+            value: value.to_owned(),
+            is_null,
+        };
+        wanted.filter = Some(v1::Filter {
+            logical_operator: LogicalOperator::Or.into(),
+            conditions: vec![
+                condition("a", "!=", "x' OR '1'='1", false),
+                condition("id", "=", "", true),
+            ],
+        });
+        let stream = Stream::new(&wanted, Some(relation()), &mut faults).unwrap();
+        assert_eq!(stream.filter.unwrap(), r#""a" <> 'x'' OR ''1''=''1' OR "id" IS NULL"#);
+        wanted.filter.as_mut().unwrap().conditions =
+            vec![condition("a", "~", "x", false), condition("b", "=", "x", false)];
+        assert!(Stream::new(&wanted, Some(relation()), &mut faults).is_none());
+        assert_eq!(faults.config.len(), 2);
+    }
+}

@@ -1,0 +1,200 @@
+//! Record batches → one Flight DoPut.
+//!
+//! ```text
+//! schema + descriptor · batch · batch · … · EndOfStream        (outbox: 2 messages)
+//!                                   ◄── PutResult: what was staged
+//! ```
+//!
+//! A stream is complete only with its EndOfStream message, which
+//! [`Outbox::end`] alone sends: an outbox that is dropped ends the stream
+//! without it, and the writer discards what came. The writer's answer is
+//! awaited from the beginning, so that its refusal is known at once.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use arrow::ipc::writer::{CompressionContext, DictionaryTracker, IpcDataGenerator, IpcWriteOptions};
+use arrow_flight::flight_service_client::FlightServiceClient;
+use arrow_flight::{FlightData, FlightDescriptor, SchemaAsIpc};
+use bytes::Bytes;
+use prost::Message;
+use proto::dial::Connection;
+use proto::v1::{EndOfStream, ErrorCode};
+use proto::{Fault, Token, limits};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+use crate::error::SourceError;
+
+/// Encoded batches between reading and the network.
+const OUTBOX_MESSAGES: usize = 2;
+/// Idle connections kept for one writer.
+const MAX_IDLE: usize = 64;
+
+/// Where a writer is, and what it demands. Not printed: it holds a secret.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct WriterAddress {
+    /// "http://host:port".
+    pub address: String,
+    /// Empty: none.
+    pub token: String,
+}
+
+/// Idle connections to writers. Each chunk has one to itself: HTTP/2 would put
+/// all chunks of a shared one through one task.
+#[derive(Default)]
+pub struct Writers(Arc<Mutex<HashMap<WriterAddress, Vec<Connection>>>>);
+
+/// A connection to a writer, kept for the next chunk once its DoPut has ended
+/// well.
+pub struct Writer {
+    connection: Connection,
+    address: WriterAddress,
+    home: Writers,
+}
+
+impl Writers {
+    /// An idle connection, or a new one.
+    pub async fn take(&self, address: &WriterAddress) -> Result<Writer, SourceError> {
+        let idle = self.locked().get_mut(address).and_then(Vec::pop);
+        let connection = match idle {
+            Some(connection) => connection,
+            None => {
+                let token = Token::new(&address.token).map_err(SourceError::Writer)?;
+                proto::dial::dial(&address.address, "writer-svc", token.as_ref())
+                    .await
+                    .map_err(SourceError::Writer)?
+            }
+        };
+        Ok(Writer { connection, address: address.clone(), home: Writers(self.0.clone()) })
+    }
+
+    fn locked(&self) -> MutexGuard<'_, HashMap<WriterAddress, Vec<Connection>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Writer {
+    fn keep(self) {
+        let mut writers = self.home.locked();
+        let idle = writers.entry(self.address.clone()).or_default();
+        if idle.len() < MAX_IDLE {
+            idle.push(self.connection.clone());
+        }
+    }
+}
+
+/// A DoPut that has begun: what goes in, and what comes out.
+pub struct Upload<F> {
+    /// Takes the batches.
+    pub outbox: Outbox,
+    /// Must be polled for anything to be sent; the PutResult's app_metadata.
+    pub staged: F,
+}
+
+/// Why a message could not be sent.
+#[derive(Debug, thiserror::Error)]
+pub enum SendError {
+    /// The upload has ended; its outcome says why.
+    #[error("the upload has ended")]
+    WriterGone,
+    /// The message would be larger than the writer accepts.
+    #[error("a message of {bytes} bytes, {limit} allowed")]
+    TooLarge {
+        /// Bytes of the encoded batch.
+        bytes: usize,
+        /// What both services allow.
+        limit: usize,
+    },
+    /// Arrow could not encode the batch.
+    #[error("{0}")]
+    Encode(String),
+}
+
+/// The sending end.
+pub struct Outbox {
+    messages: mpsc::Sender<FlightData>,
+    generator: IpcDataGenerator,
+    dictionaries: DictionaryTracker,
+    options: IpcWriteOptions,
+    compression: CompressionContext,
+    limit: usize,
+    rows: u64,
+    batches: u64,
+}
+
+/// Begins a DoPut; `stage` is the writer's StageRequest.
+pub async fn start(
+    writer: Writer,
+    stage: Bytes,
+    schema: SchemaRef,
+    max_row_bytes: u64,
+) -> Result<Upload<impl Future<Output = Result<Bytes, Fault>>>, SourceError> {
+    let limit = limits::data_message_bytes(max_row_bytes);
+    let (messages, received) = mpsc::channel(OUTBOX_MESSAGES);
+    let options = IpcWriteOptions::default();
+    let mut first: FlightData = SchemaAsIpc::new(&schema, &options).into();
+    first.flight_descriptor = Some(FlightDescriptor::new_cmd(stage));
+    messages
+        .send(first)
+        .await
+        .map_err(|_| SourceError::Internal("the upload ended before it began".to_owned()))?;
+    let outbox = Outbox {
+        messages,
+        generator: IpcDataGenerator::default(),
+        dictionaries: DictionaryTracker::new(false),
+        options,
+        compression: CompressionContext::default(),
+        limit,
+        rows: 0,
+        batches: 0,
+    };
+    Ok(Upload { outbox, staged: put(writer, received, limit) })
+}
+
+async fn put(
+    writer: Writer,
+    messages: mpsc::Receiver<FlightData>,
+    limit: usize,
+) -> Result<Bytes, Fault> {
+    let mut client = FlightServiceClient::new(writer.connection.clone())
+        .max_encoding_message_size(limit)
+        .max_decoding_message_size(limits::CONTROL_MESSAGE_BYTES);
+    let mut answers = client.do_put(ReceiverStream::new(messages)).await?.into_inner();
+    let mut staged = None;
+    while let Some(answer) = answers.message().await? {
+        staged = Some(answer.app_metadata);
+    }
+    writer.keep();
+    staged.ok_or_else(|| {
+        let what = "the writer ended the stream without saying what it staged";
+        Fault::new(ErrorCode::IncompleteStream, what)
+    })
+}
+
+impl Outbox {
+    /// Encodes and sends a batch; waits while two messages are unsent.
+    pub async fn send(&mut self, batch: &RecordBatch) -> Result<(), SendError> {
+        let (_, encoded) = self
+            .generator
+            .encode(batch, &mut self.dictionaries, &self.options, &mut self.compression)
+            .map_err(|e| SendError::Encode(format!("encoding a batch for Flight: {e}")))?;
+        let bytes = encoded.arrow_data.len() + encoded.ipc_message.len();
+        if bytes >= self.limit {
+            return Err(SendError::TooLarge { bytes, limit: self.limit });
+        }
+        self.messages.send(encoded.into()).await.map_err(|_| SendError::WriterGone)?;
+        self.rows += batch.num_rows() as u64;
+        self.batches += 1;
+        Ok(())
+    }
+
+    /// Says that this was all. Only after the COPY has ended completely.
+    pub async fn end(self) -> Result<(), SendError> {
+        let end = EndOfStream { rows: self.rows, batches: self.batches };
+        let last = FlightData { app_metadata: end.encode_to_vec().into(), ..Default::default() };
+        self.messages.send(last).await.map_err(|_| SendError::WriterGone)
+    }
+}

@@ -1,0 +1,82 @@
+//! `./build.sh bench full-load`: a full load against PostgreSQL's own COPY.
+//!
+//! ```text
+//! kept cluster (database) → warm → per round: floor, then sync → medians
+//! ```
+//!
+//! Both read the same table of the same server on the same machine, in turns
+//! within one run: what disturbs one disturbs the other, and only the ratio
+//! says something about us.
+
+mod database;
+mod floor;
+mod processes;
+mod report;
+mod sync;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, ensure};
+use clap::{Args, Parser, Subcommand};
+
+use crate::database::Trips;
+use crate::report::{Report, Round};
+use crate::sync::Sync;
+
+#[derive(Parser)]
+#[command(name = "bench", about = "Measures Tidewater on this machine")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// A full load to local Parquet, against two parallel COPYs to /dev/null.
+    FullLoad(FullLoad),
+}
+
+#[derive(Args)]
+struct FullLoad {
+    /// Rows of the table.
+    #[arg(long, default_value_t = 4_000_000, value_parser = clap::value_parser!(u64).range(1..))]
+    rows: u64,
+    /// How often floor and sync take turns.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+    /// max_threads of source.json.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
+    max_threads: u32,
+    /// Build the database anew instead of using the one kept from last time.
+    #[arg(long)]
+    fresh: bool,
+}
+
+fn main() -> ExitCode {
+    let Command::FullLoad(options) = Cli::parse().command;
+    match full_load(&options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn full_load(options: &FullLoad) -> Result<()> {
+    let trips = Trips::open(options.rows, options.fresh)?;
+    trips.warm()?;
+    let bytes = floor::bytes(&trips)?;
+    let sync = Sync::prepare(&trips, options.max_threads)?;
+    let mut report = Report::begin(&trips, bytes, options.max_threads);
+    for number in 1..=options.rounds {
+        let floor = floor::run(&trips)?;
+        let sync = sync.run().with_context(|| format!("sync of round {number}"))?;
+        report.add(Round { floor, sync });
+    }
+    report.end(&sync.output()?);
+    let read = sync.rows_read_back()?;
+    ensure!(read == options.rows, "DuckDB reads {read} rows, not {}", options.rows);
+    println!("DuckDB reads {read} rows back.");
+    Ok(())
+}

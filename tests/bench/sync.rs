@@ -1,0 +1,152 @@
+//! One sync through the three services, from the command's start to its exit.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tests::postgres::{PASSWORD, USER};
+
+use crate::database::{DATABASE, Trips};
+use crate::processes::{self, Measured};
+
+/// Config files, ready for any number of runs.
+pub struct Sync {
+    directory: TempDir,
+}
+
+/// What the last run left.
+pub struct Output {
+    pub files: u64,
+    pub bytes: u64,
+}
+
+impl Sync {
+    /// Writes the config files and runs discover once.
+    pub fn prepare(trips: &Trips, max_threads: u32) -> Result<Sync> {
+        let parent = tests::parts::root().join("bench");
+        let directory = tempfile::Builder::new().prefix("sync-").tempdir_in(parent)?;
+        let sync = Sync { directory };
+        let source = json!({
+            "host": "127.0.0.1",
+            "port": trips.server.port(),
+            "database": DATABASE,
+            "username": USER,
+            "password": PASSWORD,
+            "ssl": {"mode": "disable"},
+            "default_mode": "full_refresh",
+            "max_threads": max_threads,
+        });
+        let destination = json!({
+            "type": "PARQUET",
+            "writer": {"local_path": sync.lake(), "normalization": true},
+        });
+        std::fs::write(sync.path("source.json"), source.to_string())?;
+        std::fs::write(sync.path("destination.json"), destination.to_string())?;
+        let output = sync.command("discover").output().context("starting discover")?;
+        ensure!(
+            output.status.success(),
+            "discover failed: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        sync.select()?;
+        Ok(sync)
+    }
+
+    /// A first sync: no state, nothing at the destination.
+    pub fn run(&self) -> Result<Measured> {
+        for leftover in [self.lake(), self.path("state.json")] {
+            remove(&leftover)?;
+        }
+        let log = self.path("sync.log");
+        let mut command = self.command("sync");
+        command.arg("--catalog").arg(self.path("streams.json"));
+        command.arg("--destination").arg(self.path("destination.json"));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(std::fs::File::create(&log)?);
+        let (status, measured) = processes::measure(&mut command)?;
+        ensure!(status.success(), "{status}: {}", std::fs::read_to_string(&log)?);
+        Ok(measured)
+    }
+
+    /// The Parquet files of the last run.
+    pub fn output(&self) -> Result<Output> {
+        let mut output = Output { files: 0, bytes: 0 };
+        count(&self.lake(), &mut output)?;
+        Ok(output)
+    }
+
+    /// The rows that DuckDB finds in them.
+    pub fn rows_read_back(&self) -> Result<u64> {
+        let code = "import duckdb, sys; \
+                    print(duckdb.sql(f\"SELECT count(*) FROM '{sys.argv[1]}/**/*.parquet'\").fetchall()[0][0])";
+        let output =
+            Command::new(tests::parts::python()?).args(["-c", code]).arg(self.lake()).output()?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        text.trim().parse().with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+
+    /// Typed columns, as the comparison is about.
+    fn select(&self) -> Result<()> {
+        let path = self.path("streams.json");
+        let mut catalog: Value = serde_json::from_slice(
+            &std::fs::read(&path).context("discover wrote no streams.json")?,
+        )?;
+        for stream in catalog["selected_streams"]["public"]
+            .as_array_mut()
+            .context("discover selected no stream of the schema public")?
+        {
+            stream["normalization"] = json!(true);
+        }
+        std::fs::write(&path, catalog.to_string())?;
+        Ok(())
+    }
+
+    fn command(&self, name: &str) -> Command {
+        let mut command = Command::new(orchestrator());
+        command.arg(name).arg("--config").arg(self.path("source.json"));
+        command
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn lake(&self) -> PathBuf {
+        self.path("lake")
+    }
+}
+
+/// Beside this program, unless `TIDEWATER_BIN_DIR` says otherwise.
+fn orchestrator() -> PathBuf {
+    let directory = std::env::var_os("TIDEWATER_BIN_DIR").map(PathBuf::from).or_else(|| {
+        std::env::current_exe().ok().and_then(|path| path.parent().map(Path::to_owned))
+    });
+    directory.unwrap_or_default().join("orchestrator")
+}
+
+fn remove(path: &Path) -> Result<()> {
+    let removed = match path.is_dir() {
+        true => std::fs::remove_dir_all(path),
+        false => std::fs::remove_file(path),
+    };
+    match removed {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("removing {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn count(directory: &Path, output: &mut Output) -> Result<()> {
+    for entry in std::fs::read_dir(directory)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            count(&path, output)?;
+        } else if path.extension().is_some_and(|extension| extension == "parquet") {
+            output.files += 1;
+            output.bytes += path.metadata()?.len();
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,42 @@
+//! End-to-end tests: the real programs, a real PostgreSQL, and readers that
+//! are not ours. Each file is one subject; names are sentences.
+
+mod connections;
+mod consistency;
+mod json_rows;
+mod large_rows;
+mod partitions;
+mod random;
+mod relations;
+mod replace;
+mod rolling;
+mod shop;
+mod split_column;
+mod types;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use serde_json::{Value, json};
+use tests::postgres::Database;
+use tests::run::Project;
+
+/// A file of `fixtures/`.
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
+}
+
+/// A database made by `sql`, and a project on it whose `streams.json` is
+/// discovered.
+fn project(label: &str, sql: &str) -> Result<Project> {
+    let database = Database::new(label)?;
+    database.psql(sql)?;
+    let project = Project::new(&database)?;
+    project.discover()?;
+    Ok(project)
+}
+
+/// Normalization on, nothing else.
+fn plain() -> Value {
+    json!({})
+}

@@ -1,0 +1,131 @@
+//! `source-svc` and `writer-svc` on their own, as a deployment runs them.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::run::{program, signal};
+
+/// The bearer token of every service here.
+pub const TOKEN: &str = "token-of-the-end-to-end-tests";
+
+/// A running service. Killed when dropped; ends with us when we are killed.
+#[derive(Debug)]
+pub struct Service {
+    program: &'static str,
+    arguments: Vec<String>,
+    address: String,
+    child: Child,
+    log: Arc<Mutex<String>>,
+}
+
+impl Service {
+    /// Starts `source-svc` with further arguments.
+    pub fn source(arguments: &[&str]) -> Result<Service> {
+        Service::start("source-svc", arguments)
+    }
+
+    /// Starts `writer-svc` with further arguments.
+    pub fn writer(arguments: &[&str]) -> Result<Service> {
+        Service::start("writer-svc", arguments)
+    }
+
+    fn start(program: &'static str, arguments: &[&str]) -> Result<Service> {
+        let arguments: Vec<String> = arguments.iter().map(|text| (*text).to_owned()).collect();
+        let log = Arc::new(Mutex::new(String::new()));
+        let (child, address) = launch(program, &arguments, "127.0.0.1:0", &log)?;
+        Ok(Service { program, arguments, address, child, log })
+    }
+
+    /// "127.0.0.1:port"; the same after a restart.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it logged so far.
+    pub fn log(&self) -> String {
+        self.log.lock().map(|log| log.clone()).unwrap_or_default()
+    }
+
+    /// The most memory it has had resident, in bytes.
+    pub fn peak_memory(&self) -> Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB")).context("VmHWM")?;
+        Ok(kilobytes.trim().parse::<u64>()? * 1024)
+    }
+
+    /// Kills it as `kill -9` does and waits for its end.
+    pub fn kill(&mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// Asks it to end, as an operator does, and returns how it ended.
+    pub fn terminate(&mut self) -> Result<std::process::ExitStatus> {
+        signal(self.pid(), "TERM")?;
+        Ok(self.child.wait()?)
+    }
+
+    /// Starts it again on the same address after its end.
+    pub fn restart(&mut self) -> Result<()> {
+        let (child, address) = launch(self.program, &self.arguments, &self.address, &self.log)?;
+        self.child = child;
+        self.address = address;
+        Ok(())
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Starts the program and reads the address from its first line.
+fn launch(
+    name: &str,
+    arguments: &[String],
+    listen: &str,
+    log: &Arc<Mutex<String>>,
+) -> Result<(Child, String)> {
+    let mut command = Command::new(program(name)?);
+    // Our end of its stdin closes with us, however we end.
+    command.args(["--listen", listen, "--stop-with-stdin"]).args(arguments);
+    command.env("TIDEWATER_TOKEN", TOKEN);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().with_context(|| format!("starting {name}"))?;
+    if let Some(stderr) = child.stderr.take() {
+        let log = log.clone();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                if let Ok(mut log) = log.lock() {
+                    log.push_str(&line);
+                    log.push('\n');
+                }
+            }
+        });
+    }
+    let mut first = String::new();
+    BufReader::new(child.stdout.take().context("a piped stdout")?).read_line(&mut first)?;
+    let said: Value = serde_json::from_str(&first).unwrap_or_default();
+    match said["listening"].as_str() {
+        Some(address) => Ok((child, address.to_owned())),
+        None => {
+            let _ = child.kill();
+            let _ = child.wait();
+            let log = log.lock().map(|log| log.clone()).unwrap_or_default();
+            bail!("{name} did not say where it listens: {first:?}\n{log}")
+        }
+    }
+}

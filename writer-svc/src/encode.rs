@@ -1,0 +1,247 @@
+//! Record batches → Parquet files of bounded size, in a stage.
+//!
+//! One file is open at a time: batches come in the order of their partitions.
+//! A file is closed when it has about `max_file_bytes` or when the partition
+//! changes; a row group is written out when it holds `row_group_bytes`, which
+//! bounds the memory.
+
+use std::fs::File;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, RecordBatch};
+use arrow::datatypes::SchemaRef;
+use parquet::arrow::ArrowWriter;
+use parquet::file::properties::WriterProperties;
+
+use crate::encoding;
+use crate::error::WriterError;
+use crate::stage::{OpenFile, Stage};
+
+/// A batch is cut so that one slice adds no more than this part of a file.
+const SLICES_PER_FILE: usize = 4;
+
+/// Writes the rows of one chunk into the files of its stage.
+pub struct Encoder {
+    stage: Stage,
+    schema: SchemaRef,
+    max_file_bytes: u64,
+    row_group_bytes: usize,
+    properties: Option<WriterProperties>,
+    open: Option<Open>,
+}
+
+struct Open {
+    partition: String,
+    rows: u64,
+    file: OpenFile,
+    writer: ArrowWriter<File>,
+}
+
+impl Encoder {
+    /// `schema` is that of every batch to come.
+    pub fn new(
+        stage: Stage,
+        schema: SchemaRef,
+        max_file_bytes: u64,
+        row_group_bytes: usize,
+    ) -> Self {
+        Encoder { stage, schema, max_file_bytes, row_group_bytes, properties: None, open: None }
+    }
+
+    /// Where the files go.
+    pub fn stage(&self) -> &Stage {
+        &self.stage
+    }
+
+    /// Chooses how all files are written by rows like those to come, unless
+    /// that was done before. [`Encoder::write`] takes its first batch.
+    pub fn learn(&mut self, sample: &RecordBatch) {
+        if self.properties.is_none() && sample.num_rows() > 0 {
+            self.properties = Some(encoding::properties(sample, self.row_group_bytes));
+        }
+    }
+
+    /// Appends the rows of one partition (a relative path; empty: none).
+    pub fn write(&mut self, partition: &str, batch: &RecordBatch) -> Result<(), WriterError> {
+        self.learn(batch);
+        let slice = self.slice_rows(batch);
+        let mut start = 0;
+        while start < batch.num_rows() {
+            let rows = slice.min(batch.num_rows() - start);
+            self.append(partition, &batch.slice(start, rows))?;
+            start += rows;
+        }
+        Ok(())
+    }
+
+    /// Closes the last file; a chunk without rows gets one for its schema.
+    pub fn finish(mut self) -> Result<Stage, WriterError> {
+        if self.open.is_none() && self.stage.is_empty() {
+            let nothing = RecordBatch::new_empty(Arc::clone(&self.schema));
+            self.properties = Some(encoding::properties(&nothing, self.row_group_bytes));
+            self.open("")?;
+        }
+        self.close()?;
+        Ok(self.stage)
+    }
+
+    /// Rows after which to look at the file's size again.
+    fn slice_rows(&self, batch: &RecordBatch) -> usize {
+        let bytes = slice_bytes(batch).max(1);
+        let limit = usize::try_from(self.max_file_bytes).unwrap_or(usize::MAX) / SLICES_PER_FILE;
+        if bytes <= limit {
+            return batch.num_rows();
+        }
+        let rows = batch.num_rows() as u128 * limit as u128 / bytes as u128;
+        usize::try_from(rows).unwrap_or(usize::MAX).max(1)
+    }
+
+    fn append(&mut self, partition: &str, batch: &RecordBatch) -> Result<(), WriterError> {
+        if self.open.as_ref().is_some_and(|open| open.partition != partition) {
+            self.close()?;
+        }
+        if self.open.is_none() {
+            self.open(partition)?;
+        }
+        let Some(open) = &mut self.open else {
+            return Err(WriterError::Internal("a file was opened and is not there".into()));
+        };
+        open.writer.write(batch).map_err(WriterError::parquet(&open.file.location))?;
+        open.rows += batch.num_rows() as u64;
+        let size = open.writer.bytes_written() + open.writer.in_progress_size();
+        if size as u64 >= self.max_file_bytes {
+            self.close()?;
+        }
+        Ok(())
+    }
+
+    fn open(&mut self, partition: &str) -> Result<(), WriterError> {
+        let (file, open) = self.stage.open(partition)?;
+        let schema = Arc::clone(&self.schema);
+        let writer = ArrowWriter::try_new(file, schema, self.properties.clone())
+            .map_err(WriterError::parquet(&open.location))?;
+        self.open = Some(Open { partition: partition.to_owned(), rows: 0, file: open, writer });
+        Ok(())
+    }
+
+    fn close(&mut self) -> Result<(), WriterError> {
+        let Some(Open { rows, file, writer, .. }) = self.open.take() else { return Ok(()) };
+        let written = writer.into_inner().map_err(WriterError::parquet(&file.location))?;
+        self.stage.close(file, written, rows)
+    }
+}
+
+/// Bytes of the rows themselves: columns share the memory of the message they
+/// came in, which must not count once for each.
+fn slice_bytes(batch: &RecordBatch) -> usize {
+    let of = |column: &ArrayRef| column.to_data().get_slice_memory_size().unwrap_or(0);
+    batch.columns().iter().map(of).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use arrow::array::{Int64Array, StringArray};
+    use arrow::datatypes::{DataType, Field, Schema};
+    use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+    use proto::v1::{StageRequest, StagedChunk};
+
+    use super::*;
+    use crate::stage::Manifest;
+    use crate::stage::tests::paths;
+    use crate::storage::TablePaths;
+
+    fn schema() -> SchemaRef {
+        Arc::new(Schema::new(vec![
+            Field::new("id", DataType::Int64, true),
+            Field::new("text", DataType::Utf8, true),
+        ]))
+    }
+
+    fn batch(ids: std::ops::Range<i64>) -> RecordBatch {
+        let texts: StringArray =
+            ids.clone().map(|id| Some(format!("{:x}", id.wrapping_mul(0x9E37_79B9)))).collect();
+        let ids: Int64Array = ids.collect();
+        RecordBatch::try_new(schema(), vec![Arc::new(ids), Arc::new(texts)]).unwrap()
+    }
+
+    /// Encodes the batches of each partition into a sealed stage of load "l".
+    fn encode(
+        paths: &TablePaths,
+        max_file_bytes: u64,
+        row_group_bytes: usize,
+        parts: &[(&str, RecordBatch)],
+    ) -> StagedChunk {
+        let stage = Stage::create(paths, "l", 0).unwrap();
+        let mut encoder = Encoder::new(stage, schema(), max_file_bytes, row_group_bytes);
+        for (partition, batch) in parts {
+            encoder.write(partition, batch).unwrap();
+        }
+        let request = StageRequest { load_id: "l".into(), ..Default::default() };
+        encoder.finish().unwrap().seal(&request).unwrap()
+    }
+
+    fn reader(path: PathBuf) -> ParquetRecordBatchReaderBuilder<File> {
+        ParquetRecordBatchReaderBuilder::try_new(File::open(path).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn files_roll_at_their_size_and_hold_every_row_in_order() {
+        let root = tempfile::tempdir().unwrap();
+        let paths = paths(root.path());
+        let chunk = encode(&paths, 200_000, 1 << 16, &[("", batch(0..100_000))]);
+        let (dir, manifest) = Manifest::of(&paths, &chunk).unwrap();
+        assert!(manifest.files.len() > 2, "{manifest:?}");
+        let mut next = 0;
+        for file in &manifest.files {
+            assert!(file.bytes < 400_000, "{file:?}");
+            let reader = reader(dir.join(&file.staged));
+            let metadata = reader.metadata();
+            assert_eq!(metadata.file_metadata().num_rows() as u64, file.rows);
+            let by = metadata.file_metadata().created_by().unwrap();
+            assert_eq!(by, format!("tidewater {}", proto::VERSION));
+            for read in reader.build().unwrap() {
+                let read = read.unwrap();
+                assert_eq!(read, batch(next..next + read.num_rows() as i64));
+                next += read.num_rows() as i64;
+            }
+        }
+        assert_eq!((next, chunk.rows), (100_000, 100_000));
+    }
+
+    #[test]
+    fn row_groups_are_bounded_in_bytes() {
+        let root = tempfile::tempdir().unwrap();
+        let paths = paths(root.path());
+        let parts: Vec<_> = (0..10).map(|n| ("", batch(n * 10_000..(n + 1) * 10_000))).collect();
+        let chunk = encode(&paths, 1 << 30, 1 << 17, &parts);
+        let (dir, manifest) = Manifest::of(&paths, &chunk).unwrap();
+        let reader = reader(dir.join(&manifest.files[0].staged));
+        let groups = reader.metadata().row_groups();
+        assert!(groups.len() > 3, "{}", groups.len());
+        assert!(groups.iter().all(|group| group.compressed_size() < 1 << 18));
+    }
+
+    #[test]
+    fn each_partition_has_its_own_files() {
+        let root = tempfile::tempdir().unwrap();
+        let paths = paths(root.path());
+        let parts = [("x=1", batch(0..10)), ("x=1", batch(10..20)), ("x=2", batch(20..30))];
+        let chunk = encode(&paths, 1 << 30, 1 << 20, &parts);
+        let (_, manifest) = Manifest::of(&paths, &chunk).unwrap();
+        let rows: Vec<_> = manifest.files.iter().map(|file| (&file.path[..4], file.rows)).collect();
+        assert_eq!(rows, [("x=1/", 20), ("x=2/", 10)]);
+    }
+
+    #[test]
+    fn a_chunk_without_rows_has_one_file_with_the_schema() {
+        let root = tempfile::tempdir().unwrap();
+        let paths = paths(root.path());
+        let chunk = encode(&paths, 1 << 30, 1 << 20, &[("", batch(0..0))]);
+        assert_eq!((chunk.rows, chunk.files), (0, 1));
+        let (dir, manifest) = Manifest::of(&paths, &chunk).unwrap();
+        let reader = reader(dir.join(&manifest.files[0].staged));
+        assert_eq!(reader.schema().fields(), schema().fields());
+    }
+}

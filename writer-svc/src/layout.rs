@@ -1,0 +1,263 @@
+//! Source columns → destination columns.
+//!
+//! ```text
+//! source:       id  name  …
+//! normalized:   _olake_id _olake_timestamp _op_type _cdc_timestamp _cdc_lsn  id  name  …
+//! otherwise:    _olake_id _olake_timestamp _op_type _cdc_timestamp _cdc_lsn  data
+//! ```
+//!
+//! Typed columns pass through without a copy. Metadata that is the same for
+//! every row is built once and sliced.
+//!
+//! Invariant: every batch of a chunk has the one schema of [`Layout::schema`]
+//! and as many rows as the source batch, also when that has no columns.
+
+use std::sync::Arc;
+
+use arrow::array::{
+    ArrayRef, RecordBatch, RecordBatchOptions, StringArray, TimestampMicrosecondArray,
+    new_null_array,
+};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use arrow::error::ArrowError;
+use proto::v1::StageRequest;
+
+use crate::error::WriterError;
+use crate::naming;
+use crate::render;
+use crate::render::json::JsonRows;
+use crate::row_id::RowId;
+
+/// How the rows of one stream look at the destination.
+#[derive(Debug)]
+pub struct Layout {
+    schema: SchemaRef,
+    stream: String,
+    row_id: RowId,
+    constants: Constants,
+    /// Absent: one typed column per source column.
+    json: Option<JsonRows>,
+}
+
+impl Layout {
+    /// Checks names, types and keys; the rest of the chunk cannot fail by them.
+    ///
+    /// `source` has one field per source column, named as at the source.
+    pub fn new(source: &Schema, stage: &StageRequest) -> Result<Self, WriterError> {
+        let table = stage
+            .table
+            .as_ref()
+            .ok_or_else(|| WriterError::InvalidRequest("the StageRequest names no table".into()))?;
+        for field in source.fields() {
+            render::check(field)?;
+        }
+        let mut fields = metadata_fields();
+        let json =
+            if table.normalization {
+                let names = source.fields().iter().map(|field| field.name().as_str());
+                let names = naming::destination_columns(&table.stream, names)?;
+                fields.extend(source.fields().iter().zip(names).map(|(field, name)| {
+                    field.as_ref().clone().with_name(name).with_nullable(true)
+                }));
+                None
+            } else {
+                fields.push(
+                    Field::new(naming::DATA, DataType::Utf8, false)
+                        .with_metadata(render::json_extension()),
+                );
+                Some(JsonRows::new(source))
+            };
+        // Unnormalised tables keep no typed key beside _olake_id, which must
+        // then tell any two keys apart.
+        let separable = json.is_some() && table.key_columns.len() > 1;
+        let row_id = RowId::new(&table.stream, source, &table.key_columns, separable)?;
+        Ok(Layout {
+            schema: Arc::new(Schema::new(fields)),
+            stream: table.stream.clone(),
+            row_id,
+            constants: Constants::new(stage),
+            json,
+        })
+    }
+
+    /// The destination's schema.
+    pub fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    /// A source batch as it stands at the destination, row for row.
+    pub fn apply(&mut self, batch: &RecordBatch) -> Result<RecordBatch, WriterError> {
+        let rows = batch.num_rows();
+        let mut columns = Vec::with_capacity(self.schema.fields().len());
+        columns.push(self.row_id.of(batch)?);
+        columns.extend(self.constants.of(rows));
+        match &mut self.json {
+            Some(json) => columns.push(json.of(batch)?),
+            None => columns.extend(batch.columns().iter().cloned()),
+        }
+        let options = RecordBatchOptions::new().with_row_count(Some(rows));
+        RecordBatch::try_new_with_options(self.schema(), columns, &options)
+            .map_err(|error| self.mismatch(error))
+    }
+
+    /// A batch whose columns are not those of the schema message.
+    fn mismatch(&self, error: ArrowError) -> WriterError {
+        WriterError::Arrow {
+            doing: format!("fitting a batch of {} to its schema", self.stream),
+            source: error,
+        }
+    }
+}
+
+fn utc_microseconds() -> DataType {
+    DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
+}
+
+fn metadata_fields() -> Vec<Field> {
+    vec![
+        Field::new(naming::OLAKE_ID, DataType::Utf8, false),
+        Field::new(naming::OLAKE_TIMESTAMP, utc_microseconds(), false),
+        Field::new(naming::OP_TYPE, DataType::Utf8, false),
+        Field::new(naming::CDC_TIMESTAMP, utc_microseconds(), true),
+        Field::new(naming::CDC_LSN, DataType::Utf8, true),
+    ]
+}
+
+/// The metadata columns that say the same for every row of a run.
+#[derive(Debug)]
+struct Constants {
+    processed_at: i64,
+    op_type: String,
+    /// As long as the longest batch so far, rounded up; batches take slices.
+    columns: Vec<ArrayRef>,
+}
+
+impl Constants {
+    fn new(stage: &StageRequest) -> Self {
+        Constants {
+            processed_at: stage.processed_at,
+            op_type: stage.op_type.clone(),
+            columns: Vec::new(),
+        }
+    }
+
+    fn of(&mut self, rows: usize) -> impl Iterator<Item = ArrayRef> {
+        if self.columns.first().is_none_or(|column| column.len() < rows) {
+            self.columns = self.build(rows.next_power_of_two());
+        }
+        self.columns.iter().map(move |column| column.slice(0, rows))
+    }
+
+    fn build(&self, rows: usize) -> Vec<ArrayRef> {
+        let processed_at = TimestampMicrosecondArray::from_value(self.processed_at, rows);
+        let op_type = StringArray::new_repeated(&self.op_type, rows);
+        vec![
+            Arc::new(processed_at.with_timezone("UTC")),
+            Arc::new(op_type),
+            new_null_array(&utc_microseconds(), rows),
+            new_null_array(&DataType::Utf8, rows),
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{Array, AsArray, FixedSizeBinaryArray, Int64Array};
+    use arrow::datatypes::TimestampMicrosecondType;
+    use proto::v1::Table;
+
+    use super::*;
+
+    fn stage(normalization: bool, key: &[&str]) -> StageRequest {
+        StageRequest {
+            table: Some(Table {
+                key_columns: key.iter().map(|&name| name.to_owned()).collect(),
+                normalization,
+                stream: "public.t".to_owned(),
+                ..Default::default()
+            }),
+            processed_at: 1_750_000_000_000_000,
+            op_type: "r".to_owned(),
+            ..Default::default()
+        }
+    }
+
+    fn source() -> RecordBatch {
+        let uuid = Field::new("Ref", DataType::FixedSizeBinary(16), false)
+            .with_metadata([("ARROW:extension:name".to_owned(), "arrow.uuid".to_owned())].into());
+        let schema = Schema::new(vec![Field::new("Id", DataType::Int64, false), uuid]);
+        let ids = Int64Array::from_iter_values([7, -8, 9]);
+        let refs = FixedSizeBinaryArray::try_from_iter([[1u8; 16], [2; 16], [3; 16]].iter());
+        RecordBatch::try_new(Arc::new(schema), vec![Arc::new(ids), Arc::new(refs.unwrap())])
+            .unwrap()
+    }
+
+    #[test]
+    fn a_normalized_row_has_its_metadata_and_its_typed_columns() {
+        let batch = source();
+        let mut layout = Layout::new(&batch.schema(), &stage(true, &["Id"])).unwrap();
+        let out = layout.apply(&batch).unwrap();
+        let schema = out.schema();
+        let names: Vec<_> = schema.fields().iter().map(|field| field.name().as_str()).collect();
+        assert_eq!(names[..5], naming::METADATA_COLUMNS);
+        assert_eq!(names[5..], ["id", "ref"]);
+        assert!(schema.field(5).is_nullable() && schema.field(6).is_nullable());
+        assert_eq!(schema.field(6).extension_type_name(), Some("arrow.uuid"));
+        assert_eq!(out.column(0).as_string::<i32>().value(1), "-8");
+        let processed = out.column(1).as_primitive::<TimestampMicrosecondType>();
+        assert_eq!(processed.value(2), 1_750_000_000_000_000);
+        assert_eq!(out.column(2).as_string::<i32>().value(2), "r");
+        assert_eq!((out.column(3).null_count(), out.column(4).null_count()), (3, 3));
+        // Typed columns are the source's, not copies.
+        let (source, typed) = (batch.column(0).to_data(), out.column(5).to_data());
+        assert_eq!(source.buffers()[0].as_ptr(), typed.buffers()[0].as_ptr());
+    }
+
+    #[test]
+    fn an_unnormalized_row_is_metadata_and_json() {
+        let batch = source();
+        let mut layout = Layout::new(&batch.schema(), &stage(false, &["Id"])).unwrap();
+        let out = layout.apply(&batch.slice(1, 1)).unwrap();
+        assert_eq!(out.num_columns(), 6);
+        assert_eq!(out.schema().field(5).extension_type_name(), Some("arrow.json"));
+        assert_eq!(
+            out.column(5).as_string::<i32>().value(0),
+            r#"{"Id":-8,"Ref":"02020202-0202-0202-0202-020202020202"}"#
+        );
+    }
+
+    #[test]
+    fn rows_without_columns_keep_their_number() {
+        let options = RecordBatchOptions::new().with_row_count(Some(5));
+        let schema = Arc::new(Schema::empty());
+        let batch = RecordBatch::try_new_with_options(schema, vec![], &options).unwrap();
+        for normalization in [true, false] {
+            let stage = stage(normalization, &[]);
+            let mut layout = Layout::new(&batch.schema(), &stage).unwrap();
+            assert_eq!(layout.apply(&batch).unwrap().num_rows(), 5);
+            assert_eq!(layout.apply(&batch.slice(0, 0)).unwrap().num_rows(), 0);
+        }
+    }
+
+    #[test]
+    fn constant_columns_are_shared_between_batches() {
+        let batch = source();
+        let mut layout = Layout::new(&batch.schema(), &stage(true, &["Id"])).unwrap();
+        let (first, second) = (layout.apply(&batch).unwrap(), layout.apply(&batch).unwrap());
+        for column in 1..5 {
+            let (a, b) = (first.column(column).to_data(), second.column(column).to_data());
+            assert_eq!(a.buffers()[0].as_ptr(), b.buffers()[0].as_ptr());
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_laid_out_is_refused_before_any_row() {
+        let schema = source().schema();
+        let error = Layout::new(&schema, &stage(true, &["gone"])).unwrap_err().to_string();
+        assert!(error.contains("\"gone\"") && error.contains("public.t"), "{error}");
+        let odd = Schema::new(vec![Field::new("x", DataType::Date64, true)]);
+        let error = Layout::new(&odd, &stage(true, &[])).unwrap_err().to_string();
+        assert!(error.contains("\"x\""), "{error}");
+        assert!(Layout::new(&schema, &StageRequest::default()).is_err());
+    }
+}

@@ -1,0 +1,89 @@
+//! A table as a directory of Parquet files.
+//!
+//! - [`check`]: whether the destination can be written, tried for real
+//! - [`prepare`]: what a table holds, and the removal of what was abandoned
+//! - [`commit`]: staged chunks become the table's content in one rename
+//! - [`record`]: the commit record, stored with the data
+//!
+//! Invariant: whoever finds the live directory finds a whole content of one
+//! commit, or, for the moment between the two renames that are needed where
+//! directories cannot be exchanged, none; [`recover`] ends such a moment that
+//! a crash has prolonged.
+
+pub mod check;
+pub mod commit;
+pub mod prepare;
+pub mod record;
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use proto::v1::CommitRecord;
+
+use crate::error::WriterError;
+use crate::storage::{self, TablePaths};
+
+/// How long a call waits for another that changes the same table.
+const LOCK_PATIENCE: Duration = Duration::from_secs(20);
+
+/// Content about to become live (after an exchange: the old one).
+const COMMIT_PREFIX: &str = ".commit-";
+/// The old content, where directories cannot be exchanged.
+const OLD_PREFIX: &str = ".old-";
+/// A table that was dropped and is being removed.
+const DROPPED_PREFIX: &str = ".dropped-";
+
+/// What lies where readers look.
+#[derive(Debug, PartialEq)]
+enum Live {
+    Absent,
+    Empty,
+    Ours(CommitRecord),
+}
+
+/// Looks, and refuses what is not ours.
+fn live(path: &Path) -> Result<Live, WriterError> {
+    let foreign = |found: &str| {
+        Err(WriterError::ForeignTable { path: path.to_owned(), found: found.to_owned() })
+    };
+    let meta = match fs::symlink_metadata(path) {
+        Ok(meta) => meta,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Live::Absent),
+        Err(e) => return Err(WriterError::io("reading", path)(e)),
+    };
+    if meta.is_symlink() {
+        return foreign("a symbolic link");
+    }
+    if !meta.is_dir() {
+        return foreign("a file");
+    }
+    if let Some(record) = record::read(path)? {
+        return Ok(Live::Ours(record));
+    }
+    let mut listing = fs::read_dir(path).map_err(WriterError::io("listing", path))?;
+    if listing.next().is_some() { foreign("files") } else { Ok(Live::Empty) }
+}
+
+/// Ends what a crash left half done. Needs the table's lock.
+///
+/// Only between the two renames of a commit without exchange is the live
+/// directory absent while an old content exists: it goes back. Everything else
+/// that a commit or a drop has left is garbage.
+fn recover(paths: &TablePaths) -> Result<(), WriterError> {
+    let names = storage::entries(&paths.staging)?;
+    if let Some(old) = names.iter().find(|name| name.starts_with(OLD_PREFIX))
+        && live(&paths.live)? == Live::Absent
+    {
+        let old = paths.staging.join(old);
+        fs::rename(&old, &paths.live).map_err(WriterError::io("renaming to", &paths.live))?;
+        storage::sync_dir(&paths.database)?;
+    }
+    for name in names {
+        if [COMMIT_PREFIX, OLD_PREFIX, DROPPED_PREFIX].iter().any(|mark| name.starts_with(mark)) {
+            storage::remove_tree(&paths.staging.join(name))?;
+        }
+    }
+    Ok(())
+}

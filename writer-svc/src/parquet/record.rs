@@ -1,0 +1,64 @@
+//! The commit record: what the table holds, stored with it and exchanged with
+//! it, under a name that no `*.parquet` matches.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::Path;
+
+use proto::v1::CommitRecord;
+use serde::{Deserialize, Serialize};
+
+use crate::error::WriterError;
+
+/// Its name in the table's directory.
+pub const RECORD: &str = ".tidewater-commit.json";
+
+/// The fields of [`CommitRecord`], under the same names.
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    commit_id: String,
+    load_id: String,
+    rows: u64,
+    files: u64,
+    bytes: u64,
+    committed_at: String,
+}
+
+/// The record of a table's directory; `None` when there is none.
+pub fn read(table: &Path) -> Result<Option<CommitRecord>, WriterError> {
+    let path = table.join(RECORD);
+    let content = match std::fs::read(&path) {
+        Ok(content) => content,
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(None);
+        }
+        Err(e) => return Err(WriterError::io("reading", &path)(e)),
+    };
+    let Stored { commit_id, load_id, rows, files, bytes, committed_at } =
+        serde_json::from_slice(&content).map_err(|e| WriterError::ForeignTable {
+            path: table.to_owned(),
+            found: format!("a commit record that cannot be read ({e})"),
+        })?;
+    Ok(Some(CommitRecord { commit_id, load_id, rows, files, bytes, committed_at }))
+}
+
+/// Writes the record, durably but for the directory's entry.
+pub fn write(table: &Path, record: &CommitRecord) -> Result<(), WriterError> {
+    let path = table.join(RECORD);
+    let stored = Stored {
+        commit_id: record.commit_id.clone(),
+        load_id: record.load_id.clone(),
+        rows: record.rows,
+        files: record.files,
+        bytes: record.bytes,
+        committed_at: record.committed_at.clone(),
+    };
+    let content = serde_json::to_vec_pretty(&stored)
+        .map_err(|e| WriterError::Internal(format!("writing a commit record: {e}")))?;
+    File::create(&path)
+        .and_then(|mut file| {
+            file.write_all(&content)?;
+            file.sync_all()
+        })
+        .map_err(WriterError::io("writing", &path))
+}

@@ -1,0 +1,207 @@
+//! The calls: Writer's four, and Flight's DoPut. Every one that touches files
+//! does so off the async threads.
+
+use std::sync::Arc;
+
+use arrow_flight::flight_service_server::FlightService;
+use arrow_flight::{
+    Action, ActionType, Criteria, Empty, FlightData, FlightDescriptor, FlightInfo,
+    HandshakeRequest, HandshakeResponse, PollInfo, PutResult, SchemaResult, Ticket,
+};
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
+use prost::Message;
+use proto::v1::writer_server::Writer;
+use proto::v1::{
+    CommitRequest, CommitResponse, DropRequest, DropResponse, PrepareRequest, PrepareResponse,
+    Table, WriterCheckRequest, WriterCheckResponse,
+};
+use tokio::sync::Semaphore;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::Options;
+use crate::error::WriterError;
+use crate::naming;
+use crate::parquet::{check, commit, prepare};
+use crate::partition::Partitioning;
+use crate::receive::receive;
+use crate::storage::{self, TablePaths};
+
+/// Serves both protocols; clones share their limits.
+#[derive(Clone, Debug)]
+pub struct WriterService {
+    options: Arc<Options>,
+    streams: Arc<Semaphore>,
+}
+
+impl WriterService {
+    /// Nothing is read or written before the first call.
+    pub fn new(options: Options) -> Self {
+        let streams = Arc::new(Semaphore::new(options.max_streams.into()));
+        WriterService { options: Arc::new(options), streams }
+    }
+}
+
+/// Runs file work on a thread of its own.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, WriterError> + Send + 'static,
+) -> Result<T, Status> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(outcome) => outcome.map_err(Status::from),
+        Err(error) => Err(WriterError::Internal(format!("a defect: {error}")).into()),
+    }
+}
+
+/// Refuses now what the first batch would be refused for.
+fn check_table(table: &Table, columns: &[String]) -> Result<(), WriterError> {
+    let names = columns.iter().map(String::as_str);
+    if table.normalization {
+        naming::destination_columns(&table.stream, names)?;
+    }
+    // The columns' types come with the data.
+    Partitioning::check(&table.partition_regex, columns.iter().map(String::as_str))?;
+    Ok(())
+}
+
+fn location(paths: &TablePaths) -> String {
+    paths.live.display().to_string()
+}
+
+#[tonic::async_trait]
+impl Writer for WriterService {
+    async fn check(
+        &self,
+        request: Request<WriterCheckRequest>,
+    ) -> Result<Response<WriterCheckResponse>, Status> {
+        let request = request.into_inner();
+        blocking(move || check::check(&storage::local_path(request.destination.as_ref())?)).await?;
+        Ok(Response::new(WriterCheckResponse {}))
+    }
+
+    async fn prepare(
+        &self,
+        request: Request<PrepareRequest>,
+    ) -> Result<Response<PrepareResponse>, Status> {
+        let request = request.into_inner();
+        let response = blocking(move || {
+            let paths = TablePaths::new(request.destination.as_ref(), request.table.as_ref())?;
+            if let Some(table) = &request.table {
+                check_table(table, &request.columns)?;
+            }
+            let last_commit = prepare::prepare(&paths, &request)?;
+            Ok(PrepareResponse { last_commit, location: location(&paths) })
+        });
+        Ok(Response::new(response.await?))
+    }
+
+    async fn commit(
+        &self,
+        request: Request<CommitRequest>,
+    ) -> Result<Response<CommitResponse>, Status> {
+        let request = request.into_inner();
+        let response = blocking(move || {
+            let paths = TablePaths::new(request.destination.as_ref(), request.table.as_ref())?;
+            let commit::Committed { record, already } = commit::commit(&paths, &request)?;
+            tracing::info!(
+                table = %paths.live.display(), commit = record.commit_id, rows = record.rows,
+                files = record.files, bytes = record.bytes, already, "committed"
+            );
+            Ok(CommitResponse {
+                record: Some(record),
+                already_committed: already,
+                location: location(&paths),
+            })
+        });
+        Ok(Response::new(response.await?))
+    }
+
+    async fn drop(&self, request: Request<DropRequest>) -> Result<Response<DropResponse>, Status> {
+        let request = request.into_inner();
+        let existed = blocking(move || {
+            let paths = TablePaths::new(request.destination.as_ref(), request.table.as_ref())?;
+            prepare::drop_table(&paths)
+        });
+        Ok(Response::new(DropResponse { existed: existed.await? }))
+    }
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+type Answers<T> = BoxStream<'static, Result<T, Status>>;
+
+fn only_do_put<T>() -> Answer<T> {
+    Err(Status::unimplemented(
+        "of Arrow Flight this service has DoPut; everything else is in tidewater.v1.Writer",
+    ))
+}
+
+#[tonic::async_trait]
+impl FlightService for WriterService {
+    type HandshakeStream = Answers<HandshakeResponse>;
+    type ListFlightsStream = Answers<FlightInfo>;
+    type DoGetStream = Answers<FlightData>;
+    type DoPutStream = Answers<PutResult>;
+    type DoExchangeStream = Answers<FlightData>;
+    type DoActionStream = Answers<arrow_flight::Result>;
+    type ListActionsStream = Answers<ActionType>;
+
+    /// Answers when the chunk is staged, or as soon as it cannot be.
+    async fn do_put(&self, request: Request<Streaming<FlightData>>) -> Answer<Self::DoPutStream> {
+        // Not waited for: the data of a stream that waits fills the windows of
+        // those that it waits for.
+        let permit = Arc::clone(&self.streams).try_acquire_owned();
+        let limit = usize::from(self.options.max_streams);
+        let _permit = permit.map_err(|_| WriterError::Busy { limit })?;
+        let staged = receive(request.into_inner(), Arc::clone(&self.options)).await?;
+        tracing::debug!(
+            manifest = staged.manifest,
+            rows = staged.rows,
+            files = staged.files,
+            bytes = staged.bytes,
+            "staged"
+        );
+        let result = PutResult { app_metadata: staged.encode_to_vec().into() };
+        Ok(Response::new(stream::iter([Ok(result)]).boxed()))
+    }
+
+    async fn handshake(
+        &self,
+        _: Request<Streaming<HandshakeRequest>>,
+    ) -> Answer<Self::HandshakeStream> {
+        only_do_put()
+    }
+
+    async fn list_flights(&self, _: Request<Criteria>) -> Answer<Self::ListFlightsStream> {
+        only_do_put()
+    }
+
+    async fn get_flight_info(&self, _: Request<FlightDescriptor>) -> Answer<FlightInfo> {
+        only_do_put()
+    }
+
+    async fn poll_flight_info(&self, _: Request<FlightDescriptor>) -> Answer<PollInfo> {
+        only_do_put()
+    }
+
+    async fn get_schema(&self, _: Request<FlightDescriptor>) -> Answer<SchemaResult> {
+        only_do_put()
+    }
+
+    async fn do_get(&self, _: Request<Ticket>) -> Answer<Self::DoGetStream> {
+        only_do_put()
+    }
+
+    async fn do_exchange(
+        &self,
+        _: Request<Streaming<FlightData>>,
+    ) -> Answer<Self::DoExchangeStream> {
+        only_do_put()
+    }
+
+    async fn do_action(&self, _: Request<Action>) -> Answer<Self::DoActionStream> {
+        only_do_put()
+    }
+
+    async fn list_actions(&self, _: Request<Empty>) -> Answer<Self::ListActionsStream> {
+        only_do_put()
+    }
+}
