@@ -58,7 +58,7 @@ impl FlightService for Sink {
             }
         }
         eprintln!("sink: {stage}: rows {rows} batches {batches} end {end:?}");
-        if end != Some(v1::EndOfStream { rows, batches }) { return Err(proto::Fault::new(v1::ErrorCode::IncompleteStream, "incomplete").into()); }
+        if end != Some(v1::EndOfStream { rows, batches, complete: true }) { return Err(proto::Fault::new(v1::ErrorCode::IncompleteStream, "incomplete").into()); }
         *self.rows.lock().unwrap().entry(stage.clone()).or_default() += rows;
         let put = PutResult { app_metadata: format!("staged {stage} {rows}").into_bytes().into() };
         Ok(Response::new(Box::pin(futures::stream::iter([Ok(put)]))))

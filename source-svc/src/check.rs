@@ -88,7 +88,7 @@ fn nothing_to_read(config: &Config, relations: &[RelationInfo]) -> SourceError {
         .unwrap_or_else(|| row_security_remedy(&config.username));
     SourceError::Permission {
         what: format!(
-            "role {:?} can read none of the {} tables and views of {place}",
+            "role {:?} can read none of the tables and views ({}) of {place}",
             config.username,
             relations.len()
         ),

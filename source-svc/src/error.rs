@@ -27,7 +27,7 @@ pub enum SourceError {
     #[error("{target} cannot be reached: {what}")]
     Connect { target: String, what: String, remedy: String, transient: bool },
     /// The server wants a login that we cannot give.
-    #[error("login at {target} failed: {what}")]
+    #[error("login to {target} failed: {what}")]
     Authentication { target: String, what: String, remedy: String },
     /// The server refuses TLS, or we refuse its certificate.
     #[error("TLS with {target} failed: {what}")]
@@ -196,6 +196,11 @@ fn judge(state: &str, message: &str) -> (ErrorCode, Option<bool>, &'static str) 
             E::Authentication,
             None,
             "set ssl.mode to \"require\" or stricter: pg_hba.conf admits this role only over TLS",
+        ),
+        "28000" if message.contains("client certificate") => (
+            E::Authentication,
+            None,
+            "give ssl.client_cert and ssl.client_key, issued for this role",
         ),
         "28000" => (
             E::Authentication,

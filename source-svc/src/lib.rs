@@ -10,7 +10,8 @@
 //! - [`load`]: one snapshot of many relations, in chunks, each read by one COPY
 //! - [`decode`]: COPY's binary form → Arrow columns
 //! - [`batch`]: columns → record batches
-//! - [`send`]: record batches → Flight DoPut
+//! - [`ipc`]: record batches → Arrow IPC messages
+//! - [`send`]: messages → Flight DoPut
 //! - [`error`]: what can go wrong, and how it leaves the service
 
 pub mod service;
@@ -37,6 +38,7 @@ pub mod decode;
 
 pub mod batch;
 
+pub mod ipc;
 pub mod send;
 
 pub mod error;

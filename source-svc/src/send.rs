@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use arrow::ipc::writer::{CompressionContext, DictionaryTracker, IpcDataGenerator, IpcWriteOptions};
+use arrow::ipc::writer::IpcWriteOptions;
 use arrow_flight::flight_service_client::FlightServiceClient;
 use arrow_flight::{FlightData, FlightDescriptor, SchemaAsIpc};
 use bytes::Bytes;
@@ -27,6 +27,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::error::SourceError;
+use crate::ipc::Encoder;
 
 /// Encoded batches between reading and the network.
 const OUTBOX_MESSAGES: usize = 2;
@@ -116,10 +117,7 @@ pub enum SendError {
 /// The sending end.
 pub struct Outbox {
     messages: mpsc::Sender<FlightData>,
-    generator: IpcDataGenerator,
-    dictionaries: DictionaryTracker,
-    options: IpcWriteOptions,
-    compression: CompressionContext,
+    encoder: Encoder,
     limit: usize,
     rows: u64,
     batches: u64,
@@ -143,10 +141,7 @@ pub async fn start(
         .map_err(|_| SourceError::Internal("the upload ended before it began".to_owned()))?;
     let outbox = Outbox {
         messages,
-        generator: IpcDataGenerator::default(),
-        dictionaries: DictionaryTracker::new(false),
-        options,
-        compression: CompressionContext::default(),
+        encoder: Encoder::default(),
         limit,
         rows: 0,
         batches: 0,
@@ -177,15 +172,15 @@ async fn put(
 impl Outbox {
     /// Encodes and sends a batch; waits while two messages are unsent.
     pub async fn send(&mut self, batch: &RecordBatch) -> Result<(), SendError> {
-        let (_, encoded) = self
-            .generator
-            .encode(batch, &mut self.dictionaries, &self.options, &mut self.compression)
-            .map_err(|e| SendError::Encode(format!("encoding a batch for Flight: {e}")))?;
-        let bytes = encoded.arrow_data.len() + encoded.ipc_message.len();
+        let message = self
+            .encoder
+            .encode(batch)
+            .map_err(|what| SendError::Encode(format!("encoding a batch for Flight: {what}")))?;
+        let bytes = message.data_body.len() + message.data_header.len();
         if bytes >= self.limit {
             return Err(SendError::TooLarge { bytes, limit: self.limit });
         }
-        self.messages.send(encoded.into()).await.map_err(|_| SendError::WriterGone)?;
+        self.messages.send(message).await.map_err(|_| SendError::WriterGone)?;
         self.rows += batch.num_rows() as u64;
         self.batches += 1;
         Ok(())
@@ -193,7 +188,7 @@ impl Outbox {
 
     /// Says that this was all. Only after the COPY has ended completely.
     pub async fn end(self) -> Result<(), SendError> {
-        let end = EndOfStream { rows: self.rows, batches: self.batches };
+        let end = EndOfStream { rows: self.rows, batches: self.batches, complete: true };
         let last = FlightData { app_metadata: end.encode_to_vec().into(), ..Default::default() };
         self.messages.send(last).await.map_err(|_| SendError::WriterGone)
     }

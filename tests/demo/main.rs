@@ -22,8 +22,8 @@ use tests::postgres::{Options, PASSWORD, Server, USER};
 const DATABASE: &str = "shop";
 /// Where a stream's table lies below `local_path`, by its database and schema.
 const DESTINATION: &str = "postgres_shop_public";
-/// Lines of streams.json that are shown.
-const EXCERPT_LINES: usize = 40;
+/// The stream of streams.json that is shown.
+const SHOWN: &str = "products";
 
 fn main() -> ExitCode {
     match demo() {
@@ -73,6 +73,7 @@ fn demo() -> Result<()> {
     let tables = directory.join("lake").join(DESTINATION);
     verify::verify(&server, DATABASE, &tables)?;
 
+    drop(server);
     farewell(&directory, &tables, &sync);
     Ok(())
 }
@@ -130,17 +131,45 @@ fn select(streams: &str) -> Result<()> {
     Ok(())
 }
 
+/// One stream of streams.json, its selection and what discover found.
 fn show_excerpt(streams: &str) -> Result<()> {
-    let text = std::fs::read_to_string(streams)?;
-    let lines: Vec<&str> = text.lines().collect();
-    println!("\n{streams}, with \"normalization\" on and visits by month:");
-    for line in lines.iter().take(EXCERPT_LINES) {
+    let catalog: Value = serde_json::from_slice(&std::fs::read(streams)?)?;
+    let one = |list: &Value, name: fn(&Value) -> &Value| {
+        list.as_array().and_then(|list| list.iter().find(|item| name(item) == SHOWN).cloned())
+    };
+    let excerpt = json!({
+        "selected_streams": {
+            "public": [one(&catalog["selected_streams"]["public"], |item| &item["stream_name"])]
+        },
+        "streams": [one(&catalog["streams"], |item| &item["stream"]["name"])],
+    });
+    println!("\nAll are selected, now with \"normalization\" on. Of streams.json, {SHOWN}:\n");
+    for line in compact(&serde_json::to_string_pretty(&excerpt)?).lines() {
         println!("  {line}");
     }
-    if lines.len() > EXCERPT_LINES {
-        println!("  … {} lines more", lines.len() - EXCERPT_LINES);
-    }
     Ok(())
+}
+
+/// Lists of words on one line each.
+fn compact(pretty: &str) -> String {
+    let mut text = String::new();
+    let mut in_words = false;
+    let mut lines = pretty.lines().peekable();
+    while let Some(line) = lines.next() {
+        let next = lines.peek().map_or("", |next| next.trim());
+        in_words = match line.ends_with('[') {
+            true => next.starts_with('"') && !next.contains(": "),
+            false => in_words && !line.trim().starts_with(']'),
+        };
+        let trimmed = if text.ends_with('\n') || text.is_empty() { line } else { line.trim() };
+        text.push_str(trimmed);
+        match (in_words, line.ends_with(',')) {
+            (true, true) => text.push(' '),
+            (true, false) => {}
+            (false, _) => text.push('\n'),
+        }
+    }
+    text
 }
 
 /// Shows and runs `./build.sh driver-postgres …`; whether it succeeded.

@@ -20,9 +20,9 @@ const QUESTIONS: [(&str, &str, &str); 9] = [
     (
         "revenue of orders in March 2025",
         "SELECT sum(quantity * unit_price) FROM order_items JOIN orders ON id = order_id
-         WHERE ordered_at >= '2025-03-01Z' AND ordered_at < '2025-04-01Z'",
+         WHERE ordered_at >= '2025-03-01 00:00:00+00' AND ordered_at < '2025-04-01 00:00:00+00'",
         "SELECT sum(quantity * unit_price) FROM {order_items} JOIN {orders} ON id = order_id
-         WHERE ordered_at >= '2025-03-01Z'::timestamptz AND ordered_at < '2025-04-01Z'::timestamptz",
+         WHERE ordered_at >= '2025-03-01 00:00:00+00'::timestamptz AND ordered_at < '2025-04-01 00:00:00+00'::timestamptz",
     ),
     (
         "tips on the ten busiest routes",

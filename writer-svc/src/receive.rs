@@ -164,7 +164,7 @@ impl Chunk {
         cancelled: &CancellationToken,
     ) -> Result<StagedChunk, WriterError> {
         let mut rows = Rows::new(&self, options)?;
-        let mut counted = EndOfStream::default();
+        let mut counted = EndOfStream { complete: true, ..Default::default() };
         loop {
             match parts.blocking_recv() {
                 Some(Part::Batch(message)) => {

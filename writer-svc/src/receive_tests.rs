@@ -69,7 +69,7 @@ fn batch(rows: i64) -> RecordBatch {
 }
 
 fn end(rows: u64, batches: u64) -> FlightData {
-    let app_metadata = EndOfStream { rows, batches }.encode_to_vec().into();
+    let app_metadata = EndOfStream { rows, batches, complete: true }.encode_to_vec().into();
     FlightData { app_metadata, ..Default::default() }
 }
 

@@ -93,35 +93,43 @@ pub(super) fn row(
     limit: usize,
     cells: &mut Vec<Cell>,
 ) -> Result<Framed, String> {
-    let Some(count) = block.get(start..start + 2) else { return Ok(Framed::Incomplete) };
-    let count = i16::from_be_bytes([count[0], count[1]]);
+    if u32::try_from(block.len()).is_err() {
+        return Err("more than 4 GiB of undecoded data".to_owned());
+    }
+    let Some((count, mut rest)) = block.get(start..).and_then(<[u8]>::split_first_chunk::<2>)
+    else {
+        return Ok(Framed::Incomplete);
+    };
+    let count = i16::from_be_bytes(*count);
     if count == -1 {
         return Ok(Framed::Trailer);
     }
     if usize::try_from(count) != Ok(columns) {
         return Err(format!("a row of {count} columns, {columns} expected"));
     }
-    let mut at = start + 2;
+    cells.reserve(columns);
     for _ in 0..columns {
-        let Some(length) = u32_at(block, at) else {
-            return Ok(too_large_or(Framed::Incomplete, at - start, limit));
+        let Some((length, after)) = rest.split_first_chunk::<4>() else {
+            let seen = block.len() - start;
+            return Ok(too_large_or(Framed::Incomplete, seen, limit));
         };
-        let length = length as i32;
-        at += 4;
-        if length < -1 {
-            return Err(format!("a cell of {length} bytes"));
-        }
-        let bytes = length.max(0) as usize;
-        if block.len() - at < bytes {
-            return Ok(too_large_or(Framed::Incomplete, at - start + bytes, limit));
-        }
-        let Ok(begin) = u32::try_from(at) else {
-            return Err("more than 4 GiB of undecoded data".to_owned());
+        let length = i32::from_be_bytes(*length);
+        let at = block.len() - after.len();
+        rest = match usize::try_from(length) {
+            Ok(bytes) => match after.get(bytes..) {
+                Some(rest) => rest,
+                None => {
+                    let seen = (at - start).saturating_add(bytes);
+                    return Ok(too_large_or(Framed::Incomplete, seen, limit));
+                }
+            },
+            Err(_) if length == -1 => after,
+            Err(_) => return Err(format!("a cell of {length} bytes")),
         };
-        cells.push(Cell { start: begin, length });
-        at += bytes;
+        cells.push(Cell { start: at as u32, length });
     }
-    Ok(too_large_or(Framed::Row(at - start), at - start, limit))
+    let length = block.len() - rest.len() - start;
+    Ok(too_large_or(Framed::Row(length), length, limit))
 }
 
 fn too_large_or(framed: Framed, bytes: usize, limit: usize) -> Framed {

@@ -16,7 +16,7 @@ mod snapshot;
 mod split;
 mod stream;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -44,6 +44,8 @@ const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// All open loads of the service.
 pub struct Loads {
     loads: Mutex<HashMap<String, Arc<Load>>>,
+    /// Ids of loads that have ended lately, and why.
+    ended: Mutex<VecDeque<(String, String)>>,
     /// How long a load outlives its last caller.
     grace: Duration,
     shutdown: CancellationToken,
@@ -89,7 +91,8 @@ pub struct Caller(Arc<Load>);
 impl Loads {
     /// No loads yet. [`Self::sweep`] must run beside.
     pub fn new(grace: Duration, shutdown: CancellationToken) -> Self {
-        Loads { loads: Mutex::new(HashMap::new()), grace, shutdown }
+        let (loads, ended) = (Mutex::new(HashMap::new()), Mutex::new(VecDeque::new()));
+        Loads { loads, ended, grace, shutdown }
     }
 
     /// Opens a load, or answers for one that still lives.
@@ -124,7 +127,11 @@ impl Loads {
     /// A load that still lives.
     pub fn get(&self, id: &str) -> Result<Arc<Load>, SourceError> {
         let load = self.locked().get(id).cloned();
-        let load = load.ok_or_else(|| gone(id, "it was closed, or the service was restarted"))?;
+        let Some(load) = load else {
+            let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+            let known = ended.iter().find(|(ended, _)| ended == id);
+            return Err(gone(id, known.map_or("the service was restarted", |(_, why)| why)));
+        };
         load.check_alive()?;
         Ok(load)
     }
@@ -134,8 +141,15 @@ impl Loads {
         let load = self.locked().remove(id);
         if let Some(load) = load {
             load.end("it was closed");
+            self.remember(&load);
             tracing::info!(load = id, "load closed");
         }
+    }
+
+    fn remember(&self, load: &Load) {
+        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        ended.truncate(MAX_LOADS - 1);
+        ended.push_front((load.id.clone(), load.reason().to_owned()));
     }
 
     /// Ends loads that nobody uses any more and forgets those that have ended,
@@ -148,7 +162,11 @@ impl Loads {
                     tracing::warn!(load = id, grace = ?self.grace, "load closed: no caller left");
                     load.end("nobody had used it for the grace time");
                 }
-                !load.gone.is_cancelled()
+                let alive = load.check_alive().is_ok();
+                if !alive {
+                    self.remember(load);
+                }
+                alive
             });
         }
         for (_, load) in self.locked().drain() {
@@ -172,7 +190,7 @@ impl Load {
             return Err(SourceError::Config(vec!["streams: none to load".to_owned()]));
         }
         let keeper = Session::open(&config, "tidewater load keeper").await?;
-        let snapshot = snapshot::take(&keeper, &request.streams, config.lock_timeout).await?;
+        let snapshot = snapshot::take(&keeper, &request.streams, &config).await?;
         let plans = try_join_all(
             snapshot.streams.iter().map(|stream| plan::plan(&keeper, stream, config.max_threads)),
         )
@@ -239,7 +257,7 @@ impl Load {
     /// An error once the load has ended, for whatever reason.
     pub fn check_alive(&self) -> Result<(), SourceError> {
         if self.keeper.is_closed() {
-            self.end("the connection that held its snapshot is gone");
+            self.end("the connection that held its snapshot was lost");
         }
         if self.gone.is_cancelled() { Err(self.gone_error()) } else { Ok(()) }
     }
@@ -251,7 +269,11 @@ impl Load {
     }
 
     fn gone_error(&self) -> SourceError {
-        gone(&self.id, self.reason.get().map_or("the service is stopping", String::as_str))
+        gone(&self.id, self.reason())
+    }
+
+    fn reason(&self) -> &str {
+        self.reason.get().map_or("the service is stopping", String::as_str)
     }
 
     fn end(&self, reason: &str) {
@@ -316,7 +338,7 @@ async fn watch(load: std::sync::Weak<Load>, keeper: Arc<Session>, gone: Cancella
     };
     if let Some(load) = load.upgrade() {
         tracing::warn!(load = load.id, "the load's snapshot is lost: {lost}");
-        load.end(&format!("the connection that held its snapshot is gone ({lost})"));
+        load.end(&format!("the connection that held its snapshot was lost ({lost})"));
     }
 }
 

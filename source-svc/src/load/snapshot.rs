@@ -20,6 +20,7 @@ use proto::v1::relation::Kind;
 use tokio_postgres::error::SqlState;
 
 use super::stream::{Faults, Stream};
+use crate::config::Config;
 use crate::connect::Session;
 use crate::error::SourceError;
 use crate::{relation, sql};
@@ -51,15 +52,15 @@ struct Target {
 pub async fn take(
     keeper: &Session,
     requests: &[v1::LoadStream],
-    lock_timeout: Duration,
+    config: &Config,
 ) -> Result<Snapshot, SourceError> {
     for attempt in 1..=ATTEMPTS {
         let consistent_point = consistent_point(keeper).await?;
         let targets = targets(keeper, requests).await?;
         begin(keeper).await?;
-        let locks = Locks { keeper, lock_timeout };
+        let locks = Locks { keeper, lock_timeout: config.lock_timeout };
         locks.tables(requests, &targets).await?;
-        let streams = streams(keeper, requests).await?;
+        let streams = streams(keeper, requests, &config.username).await?;
         locks.by_reading(&streams).await?;
         let moved = moved_relations(keeper).await?;
         if moved.is_empty() {
@@ -108,7 +109,8 @@ async fn targets(
 ) -> Result<BTreeMap<usize, Target>, SourceError> {
     let namespaces: Vec<&str> = requests.iter().map(|r| r.namespace.as_str()).collect();
     let names: Vec<&str> = requests.iter().map(|r| r.name.as_str()).collect();
-    let query = "SELECT s.place, c.relkind::text, has_table_privilege(c.oid, 'SELECT') \
+    let query = "SELECT s.place, c.relkind::text, \
+           has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT') \
          FROM unnest($1::text[], $2::text[]) WITH ORDINALITY s (namespace, name, place) \
          JOIN pg_catalog.pg_namespace n ON n.nspname = s.namespace \
          JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = s.name";
@@ -243,6 +245,7 @@ async fn blockers(
 async fn streams(
     keeper: &Session,
     requests: &[v1::LoadStream],
+    role: &str,
 ) -> Result<Vec<Stream>, SourceError> {
     let mut faults = Faults::default();
     let mut streams = Vec::with_capacity(requests.len());
@@ -250,24 +253,7 @@ async fn streams(
         let found = relation::find(keeper, &request.namespace, &request.name).await?;
         streams.extend(Stream::new(request, found, &mut faults));
     }
-    if !faults.changed.is_empty() {
-        return Err(SourceError::SchemaChanged(faults.changed));
-    }
-    if !faults.permission.is_empty() {
-        return Err(SourceError::Permission {
-            what: faults.permission.join("; "),
-            remedy: "GRANT SELECT on the tables to the role; where row-level security hides rows, \
-                     ALTER ROLE … BYPASSRLS, or add a policy and read through a view; \
-                     or remove the tables from selected_streams"
-                .to_owned(),
-        });
-    }
-    if !faults.config.is_empty() {
-        return Err(SourceError::Invalid {
-            what: faults.config.join("; "),
-            remedy: "correct the stream in streams.json".to_owned(),
-        });
-    }
+    faults.into_result(role)?;
     Ok(streams)
 }
 

@@ -7,6 +7,7 @@ use proto::v1::filter::LogicalOperator;
 use proto::v1::load_stream::OnUnrepresentable as Policy;
 
 use crate::decode::{self, OnUnrepresentable};
+use crate::error::SourceError;
 use crate::relation::{ColumnInfo, RelationInfo};
 use crate::sql;
 
@@ -32,8 +33,10 @@ pub struct Faults {
     pub changed: Vec<String>,
     /// The request itself is wrong.
     pub config: Vec<String>,
-    /// The role may not read what it must.
-    pub permission: Vec<String>,
+    /// What the role may not read: quoted tables, some with a list of columns.
+    pub unreadable: Vec<String>,
+    /// Tables of which row-level security would hide rows.
+    pub row_security: Vec<String>,
 }
 
 impl Stream {
@@ -53,13 +56,12 @@ impl Stream {
         compare(request, &relation, &columns, &label, faults);
         let filter = filter(request, &relation, &label, faults);
         if relation.row_security {
-            faults.permission.push(format!("row-level security hides rows of {label} from this role"));
+            faults.row_security.push(label.clone());
         }
-        for column in &columns {
-            if relation.unreadable_columns.contains(&column.name) {
-                faults.permission.push(format!("the role may not read {label}.{}", column.name));
-            }
+        if !relation.populated {
+            faults.config.push(format!("{label} was never filled: REFRESH MATERIALIZED VIEW it"));
         }
+        faults.unreadable.extend(unreadable(&relation, &columns));
         let split_column = (!request.split_column.is_empty()).then(|| request.split_column.clone());
         if let Some(split) = &split_column
             && relation.column(split).is_none()
@@ -102,7 +104,61 @@ impl Stream {
 
 impl Faults {
     fn count(&self) -> usize {
-        self.changed.len() + self.config.len() + self.permission.len()
+        self.changed.len() + self.config.len() + self.unreadable.len() + self.row_security.len()
+    }
+
+    /// The worst kind of fault, with all faults of that kind. `role`: whom to
+    /// grant what is missing.
+    pub fn into_result(self, role: &str) -> Result<(), SourceError> {
+        if !self.changed.is_empty() {
+            return Err(SourceError::SchemaChanged(self.changed));
+        }
+        if !self.unreadable.is_empty() {
+            let tables = self.unreadable.join(", ");
+            let role = sql::quote_ident(role);
+            return Err(SourceError::Permission {
+                what: format!("the role {role} may not read {tables}"),
+                remedy: format!(
+                    "GRANT SELECT ON these tables (and USAGE ON their schemas) TO {role}, \
+                     or remove them from selected_streams"
+                ),
+            });
+        }
+        if !self.row_security.is_empty() {
+            let (tables, role) = (self.row_security.join(", "), sql::quote_ident(role));
+            return Err(SourceError::Permission {
+                what: format!("row-level security hides rows of {tables} from the role {role}"),
+                remedy: format!(
+                    "ALTER ROLE {role} BYPASSRLS, or read as the tables' owner, \
+                     or remove them from selected_streams"
+                ),
+            });
+        }
+        if !self.config.is_empty() {
+            return Err(SourceError::Invalid {
+                what: self.config.join("; "),
+                remedy: "correct the stream in streams.json".to_owned(),
+            });
+        }
+        Ok(())
+    }
+}
+
+/// The relation, with the columns that the role may not read unless it is all
+/// of them.
+fn unreadable(relation: &RelationInfo, columns: &[ColumnInfo]) -> Option<String> {
+    let (label, forbidden) = (relation.label(), &relation.unreadable_columns);
+    if !relation.schema_usable {
+        return Some(format!("{label} (its schema)"));
+    }
+    let some: Vec<&str> =
+        columns.iter().map(|c| c.name.as_str()).filter(|c| forbidden.iter().any(|f| f == c)).collect();
+    match some.len() {
+        // No column to hold a privilege: the table's own counts.
+        0 if columns.is_empty() && !relation.readable => Some(label),
+        0 => None,
+        count if count == columns.len() => Some(label),
+        _ => Some(format!("{label} ({})", some.join(", "))),
     }
 }
 
@@ -231,6 +287,8 @@ mod tests {
             readable: true,
             unreadable_columns: Vec::new(),
             row_security: false,
+            schema_usable: true,
+            populated: true,
         }
     }
 
