@@ -120,7 +120,7 @@ run_tests() {
   "$root/tests/parts/venv.sh"
   "$root/tests/parts/openssl.sh"
   in_project build --release --workspace --bins
-  in_project test --release --workspace --lib --tests --no-run
+  in_project test --release --workspace --lib --test '*' --no-run
   say "built after $SECONDS s; running the tests"
   in_project test --release --workspace --lib -- "$@"
   in_project test --release --workspace --test '*' -- "$@"

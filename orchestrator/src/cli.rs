@@ -88,11 +88,11 @@ pub struct Flags {
     pub encryption_key: Option<String>,
 
     /// Use the source-svc that runs at this address instead of starting one.
-    #[arg(long, value_name = "HOST:PORT")]
+    #[arg(long, value_name = "HOST:PORT", env = "TIDEWATER_SOURCE")]
     pub source: Option<String>,
 
     /// Use the writer-svc that runs at this address; may be given several times.
-    #[arg(long, value_name = "HOST:PORT")]
+    #[arg(long, value_name = "HOST:PORT", env = "TIDEWATER_WRITER", value_delimiter = ',')]
     pub writer: Vec<String>,
 
     /// Bearer token of the services that run already.

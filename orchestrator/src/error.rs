@@ -105,6 +105,18 @@ fn listed(faults: &[ConfigFault]) -> String {
     }
 }
 
+/// What is wrong with several files or tables as one fault, each remedy once.
+pub fn together(faults: impl IntoIterator<Item = Fault>) -> Fault {
+    let (mut messages, mut remedies) = (Vec::new(), Vec::new());
+    for fault in faults {
+        messages.push(fault.message);
+        if !fault.remedy.is_empty() && !remedies.contains(&fault.remedy) {
+            remedies.push(fault.remedy);
+        }
+    }
+    Fault::new(ErrorCode::InvalidConfig, messages.join("\n")).remedy(remedies.join("\n  → "))
+}
+
 impl From<ConfigError> for Fault {
     fn from(error: ConfigError) -> Self {
         let remedy = match &error {
@@ -145,6 +157,14 @@ mod tests {
         let text = fault.to_string();
         assert!(text.starts_with("source.json has 2 faults:\n  - port is missing"), "{text}");
         assert!(text.contains("\n  → correct the file"), "{text}");
+
+        let two = ["source.json", "streams.json"].map(|path| ConfigError::Invalid {
+            path: path.into(),
+            faults: vec![ConfigFault::new("port", "is missing")],
+        });
+        let text = together(two.map(Fault::from)).to_string();
+        assert!(text.starts_with("source.json has a fault: port is missing\nstreams.json"), "{text}");
+        assert_eq!(text.matches("→").count(), 1, "{text}");
 
         let gone = io::Error::from(io::ErrorKind::NotFound);
         let fault = Fault::from(ConfigError::Read { path: "x.json".into(), source: gone });

@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use crate::assign::Assigner;
 use crate::cli::Flags;
 use crate::config::{destination, source};
+use crate::error::together;
 use crate::load::{self, OpenLoad};
 use crate::output;
 use crate::progress::Progress;
@@ -160,9 +161,18 @@ pub async fn run(flags: &Flags, shutdown: CancellationToken) -> Result<(), Fault
 impl Inputs {
     /// Reads and validates everything before anything runs.
     fn read(flags: &Flags) -> Result<Self, Fault> {
-        let mut source = source::load(flags.require_config()?, flags.key())?;
-        let destination = destination::load(flags.require_destination()?, flags.key())?;
-        let catalog = Catalog::load(flags.require_catalog()?, flags.key())?;
+        let (config, catalog) = (flags.require_config()?, flags.require_catalog()?);
+        let destination = flags.require_destination()?;
+        let source = source::load(config, flags.key());
+        let destination = destination::load(destination, flags.key());
+        let catalog = Catalog::load(catalog, flags.key());
+        let (mut source, destination, catalog) = match (source, destination, catalog) {
+            (Ok(source), Ok(destination), Ok(catalog)) => (source, destination, catalog),
+            (source, destination, catalog) => {
+                let errors = [source.err(), destination.err(), catalog.err()];
+                return Err(together(errors.into_iter().flatten().map(Fault::from)));
+            }
+        };
         let streams = catalog.selected(&source, &destination, flags)?;
         demand_full_refresh(&streams)?;
         for stream in streams.iter().filter(|stream| stream.append_mode) {

@@ -56,13 +56,13 @@ impl Batcher {
         &self.decoder
     }
 
-    /// Takes bytes as they come. Afterwards, [`Self::next`] until it has none.
+    /// Takes bytes as they come. Afterwards, [`Self::next_batch`] until it has none.
     pub fn push(&mut self, bytes: &[u8]) {
         self.decoder.push(bytes);
     }
 
     /// The next batch that is full; `None`: more bytes are needed.
-    pub fn next(&mut self) -> Result<Option<Batch>, DecodeError> {
+    pub fn next_batch(&mut self) -> Result<Option<Batch>, DecodeError> {
         if self.alone.is_some() {
             return self.close().map(Some);
         }

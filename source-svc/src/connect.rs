@@ -5,6 +5,7 @@
 //! a session that is dropped in the middle of its work stops it at the server.
 
 use std::ops::Deref;
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -15,6 +16,8 @@ use tokio_postgres::config::SslMode;
 use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
 use tokio_postgres::{AsyncMessage, CancelToken, Client, Connection, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::config::Config;
 use crate::dial::{Stream, dial, is_socket, unreachable_server};
@@ -32,6 +35,18 @@ const CLOSE_GRACE: Duration = Duration::from_millis(250);
 /// For the cancel request, and again for what it stops.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// All sessions of this process that have not ended at the server.
+static SESSIONS: LazyLock<TaskTracker> = LazyLock::new(TaskTracker::new);
+
+/// Waits until no session is left, or the limit is over: what a dropped session
+/// was doing is cancelled in the background, which the process must live to do.
+pub async fn all_ended(limit: Duration) {
+    SESSIONS.close();
+    if timeout(limit, SESSIONS.wait()).await.is_err() {
+        tracing::warn!("{} sessions had not ended at the server in {limit:?}", SESSIONS.len());
+    }
+}
+
 /// A session at the server, with our settings. Dropping it ends it; what it was
 /// doing is cancelled at the server, in the background.
 pub struct Session {
@@ -41,7 +56,11 @@ pub struct Session {
     /// Why the connection ended, once it has.
     ended: watch::Receiver<Option<String>>,
     version: u32,
+    /// The database does not know what its bytes mean (SQL_ASCII).
+    raw_text: bool,
     config: Config,
+    /// See [`SESSIONS`].
+    alive: TaskTrackerToken,
 }
 
 impl Session {
@@ -102,9 +121,10 @@ impl Session {
     fn end(&mut self) -> Option<impl Future<Output = ()> + Send + use<>> {
         let token = self.client.take()?.cancel_token();
         let connection = self.connection.take()?;
-        let config = self.config.clone();
+        let (config, alive) = (self.config.clone(), self.alive.clone());
         // The client is gone: an idle connection says goodbye by itself.
         Some(async move {
+            let _alive = alive;
             let mut connection = AbortOnDrop(connection);
             if timeout(CLOSE_GRACE, &mut connection.0).await.is_ok() {
                 return;
@@ -166,6 +186,12 @@ async fn attempt(config: &Config, application_name: &str) -> Result<Session, Sou
         let set = session.batch_execute("SET transaction_timeout = 0").await;
         set.map_err(|error| explain(config, error))?;
     }
+    if session.raw_text {
+        // Such a server has nothing to convert from. Asked for UTF-8 it refuses
+        // other bytes without a word on where they are; the decoder names the row.
+        let set = session.batch_execute("SET client_encoding = 'SQL_ASCII'").await;
+        set.map_err(|error| explain(config, error))?;
+    }
     check_target(config, &session).await?;
     Ok(session)
 }
@@ -184,6 +210,7 @@ where
     let (client, connection) =
         postgres.connect_raw(stream, tls).await.map_err(|error| explain(config, error))?;
     let version = version_num(connection.parameter("server_version").unwrap_or_default());
+    let raw_text = connection.parameter("server_encoding") == Some("SQL_ASCII");
     let (end, ended) = watch::channel(None);
     let connection = tokio::spawn(async move {
         let why = drive(connection).await;
@@ -194,7 +221,9 @@ where
         connection: Some(connection),
         ended,
         version,
+        raw_text,
         config: config.clone(),
+        alive: SESSIONS.token(),
     })
 }
 

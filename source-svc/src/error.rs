@@ -238,9 +238,12 @@ fn judge(state: &str, message: &str) -> (ErrorCode, Option<bool>, &'static str) 
         "57P01" | "57P02" | "57P03" | "57P05" | "57014" | "53200" | "40001" | "40P01" => {
             (E::SourceTransient, None, "")
         }
-        "22021" | "22P05" => {
-            (E::BadData, None, "the row holds text that is not valid in the database's encoding")
-        }
+        "22021" | "22P05" => (
+            E::BadData,
+            None,
+            "a text of the table is not valid in the database's encoding, or has no equivalent in \
+             UTF-8: correct it at the source, or leave its column out of selected_columns",
+        ),
         "22P02" | "22007" | "42883" => (
             E::InvalidConfig,
             None,

@@ -62,6 +62,9 @@ pub struct Options {
     pub limits: service::Limits,
 }
 
+/// How long the end of the sessions may hold up the end of the service.
+const SESSIONS_END: Duration = Duration::from_secs(2);
+
 /// Serves on `listener` until `shutdown`, which ends every load.
 pub async fn run(
     options: Options,
@@ -84,5 +87,6 @@ pub async fn run(
     .await;
     drop(stop);
     sweep.await?;
+    connect::all_ended(SESSIONS_END).await;
     served
 }

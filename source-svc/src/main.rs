@@ -26,7 +26,7 @@ struct Args {
     max_row_bytes: u64,
 
     /// Bytes at which a record batch closes.
-    #[arg(long, env = "TIDEWATER_BATCH_BYTES", default_value_t = 4 << 20)]
+    #[arg(long, env = "TIDEWATER_BATCH_BYTES", default_value_t = 2 << 20)]
     batch_bytes: usize,
 }
 

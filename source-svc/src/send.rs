@@ -139,13 +139,7 @@ pub async fn start(
         .send(first)
         .await
         .map_err(|_| SourceError::Internal("the upload ended before it began".to_owned()))?;
-    let outbox = Outbox {
-        messages,
-        encoder: Encoder::default(),
-        limit,
-        rows: 0,
-        batches: 0,
-    };
+    let outbox = Outbox { messages, encoder: Encoder::default(), limit, rows: 0, batches: 0 };
     Ok(Upload { outbox, staged: put(writer, received, limit) })
 }
 

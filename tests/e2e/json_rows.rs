@@ -14,12 +14,11 @@ use tests::truth::{self, Column};
 use crate::{fixture, project};
 
 /// Types that JSON rows hold as such; all others are their text.
-const NATIVE: [&str; 22] = [
+const NATIVE: [&str; 20] = [
     "bool",
     "int2",
     "int4",
     "int8",
-    "oid",
     "float4",
     "float8",
     "numeric",
@@ -36,7 +35,6 @@ const NATIVE: [&str; 22] = [
     "bpchar",
     "name",
     "citext",
-    "int",
 ];
 
 /// A query whose row_to_json is what the destination must hold.
@@ -47,18 +45,22 @@ fn json_query(relation: &str, columns: &[Column]) -> String {
 
 fn json_expression(column: &Column) -> String {
     let name = identifier(&column.name);
-    let native = NATIVE.contains(&column.base.as_str());
-    match (column.list, native) {
-        _ if column.dimensions_as_text => text(&name) + " AS " + &name,
-        (_, true) if column.word() != "string" || column.base != "numeric" => name,
-        // Numerics without a declared precision are text, too.
-        (false, _) => text(&name) + " AS " + &name,
-        (true, _) => format!(
+    // Numerics without a declared precision are text.
+    let native = NATIVE.contains(&column.base.as_str())
+        && (column.base != "numeric" || truth::decimal(column.typmod).is_some());
+    let expression = match column.list {
+        _ if column.dimensions_as_text => text(&name),
+        // A number in every other respect.
+        list if column.base == "oid" => format!("{name}::int8{}", if list { "[]" } else { "" }),
+        _ if native => name.clone(),
+        true => format!(
             "CASE WHEN {name} IS DISTINCT FROM NULL THEN ARRAY(SELECT {} \
-             FROM generate_subscripts({name}, 1) i ORDER BY i) END AS {name}",
+             FROM generate_subscripts({name}, 1) i ORDER BY i) END",
             text(&format!("{name}[i]"))
         ),
-    }
+        false => text(&name),
+    };
+    format!("{expression} AS {name}")
 }
 
 fn text(expression: &str) -> String {

@@ -1,17 +1,24 @@
 //! End-to-end tests: the real programs, a real PostgreSQL, and readers that
 //! are not ours. Each file is one subject; names are sentences.
 
+mod bad_input;
 mod connections;
 mod consistency;
+mod deployed;
+mod interrupt;
 mod json_rows;
+mod kill;
 mod large_rows;
 mod partitions;
 mod random;
 mod relations;
 mod replace;
+mod resume;
 mod rolling;
+mod sessions;
 mod shop;
 mod split_column;
+mod state;
 mod types;
 
 use std::path::{Path, PathBuf};

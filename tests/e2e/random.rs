@@ -16,7 +16,7 @@ fn random_rows_of_random_types_equal_postgresql() -> Result<()> {
     let seeds = match std::env::var("TIDEWATER_SEED") {
         Ok(seed) => vec![seed.parse().context("TIDEWATER_SEED is a number")?],
         // Some that stay, and one that differs each time.
-        Err(_) => vec![1, 2, 3, 4, 5, 6, 7, rand::random()],
+        Err(_) => vec![1, 2, 3, 4, rand::random()],
     };
     for seed in seeds {
         round_trip(seed).with_context(|| format!("reproduce with TIDEWATER_SEED={seed}"))?;

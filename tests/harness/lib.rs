@@ -9,6 +9,8 @@
 //! - [`postgres`]: a throwaway server, its databases and `psql`
 //! - [`run`]: the `orchestrator` program with its three config files
 //! - [`services`]: `source-svc` and `writer-svc` on their own
+//! - [`gate`]: tables whose reading waits, to hold a sync at a known moment
+//! - [`moment`]: moments of a sync, observed from outside
 //! - [`truth`]: what PostgreSQL itself says a table holds
 //! - [`reader`]: what DuckDB and pyarrow say the destination holds
 //! - [`compare`]: rows against rows, first differences first
@@ -23,6 +25,8 @@ pub mod account;
 pub mod builds;
 pub mod certificates;
 pub mod compare;
+pub mod gate;
+pub mod moment;
 pub mod parts;
 pub mod postgres;
 pub mod random_schema;

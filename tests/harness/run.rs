@@ -25,6 +25,9 @@ use crate::truth::destination_name;
 /// No command of a test may take longer.
 const LIMIT: Duration = Duration::from_secs(180);
 
+/// No wait for something to happen may take longer.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// Path of one of our programs: in `TIDEWATER_BIN_DIR`, else beside this
 /// executable or one directory up (cargo puts tests into `deps`).
 pub fn program(name: &str) -> Result<PathBuf> {
@@ -179,9 +182,18 @@ impl Project {
 
     /// Starts a command in this directory.
     pub fn start<S: AsRef<std::ffi::OsStr>>(&self, arguments: &[S]) -> Result<Running> {
+        self.start_with(arguments, &[])
+    }
+
+    /// The same with variables in its environment.
+    pub fn start_with<S: AsRef<std::ffi::OsStr>>(
+        &self,
+        arguments: &[S],
+        environment: &[(&str, &str)],
+    ) -> Result<Running> {
         let mut command = Command::new(program("orchestrator")?);
         command.args(arguments).current_dir(self.path());
-        command.env_remove("TIDEWATER_TOKEN");
+        command.env_remove("TIDEWATER_TOKEN").envs(environment.iter().copied());
         Running::spawn(command)
     }
 }
@@ -279,6 +291,14 @@ impl Running {
         Ok(self.child.try_wait()?.is_some())
     }
 
+    /// Ends it and returns all it said.
+    pub fn stop(&mut self) -> Result<String> {
+        let _ = self.child.kill();
+        let status = self.child.wait()?;
+        let (stdout, stderr) = (gathered(&mut self.stdout), gathered(&mut self.stderr));
+        Ok(format!("{status}\n{stdout}{stderr}"))
+    }
+
     /// Kills it as `kill -9` does and waits for its end.
     pub fn kill(mut self) -> Result<Outcome> {
         self.child.kill()?;
@@ -309,6 +329,18 @@ impl Drop for Running {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Waits until something holds; `what` says what it is.
+pub fn poll(what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
+    let started = Instant::now();
+    while !holds().with_context(|| format!("waiting until {what}"))? {
+        if started.elapsed() > PATIENCE {
+            bail!("waited {PATIENCE:?} in vain until {what}");
+        }
+        std::thread::sleep(Duration::from_millis(3));
+    }
+    Ok(())
 }
 
 /// Sends a signal to one process.

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::run::{program, signal};
+use crate::run::{Project, program, signal};
 
 /// The bearer token of every service here.
 pub const TOKEN: &str = "token-of-the-end-to-end-tests";
@@ -103,6 +103,7 @@ fn launch(
     // Our end of its stdin closes with us, however we end.
     command.args(["--listen", listen, "--stop-with-stdin"]).args(arguments);
     command.env("TIDEWATER_TOKEN", TOKEN);
+    command.env("TIDEWATER_LOG", "info,source_svc=debug,writer_svc=debug,h2=warn,hyper=warn");
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().with_context(|| format!("starting {name}"))?;
     if let Some(stderr) = child.stderr.take() {
@@ -128,4 +129,18 @@ fn launch(
             bail!("{name} did not say where it listens: {first:?}\n{log}")
         }
     }
+}
+
+/// The arguments of a sync through these services.
+pub fn sync_through(source: Option<&Service>, writers: &[&Service]) -> Vec<String> {
+    let mut arguments: Vec<String> = Project::SYNC.map(str::to_owned).into();
+    for (flag, service) in source
+        .map(|source| ("--source", source))
+        .into_iter()
+        .chain(writers.iter().map(|&writer| ("--writer", writer)))
+    {
+        arguments.extend([flag.to_owned(), service.address().to_owned()]);
+    }
+    arguments.extend(["--token".to_owned(), TOKEN.to_owned()]);
+    arguments
 }

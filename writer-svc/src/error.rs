@@ -12,6 +12,8 @@ use proto::Fault;
 use proto::v1::ErrorCode;
 use rustix::io::Errno;
 
+use crate::storage::PRIVATE;
+
 /// An error of the writer. `Display` says itself, never its source.
 #[derive(Debug, thiserror::Error)]
 pub enum WriterError {
@@ -217,7 +219,7 @@ fn io_code(path: &Path, error: &io::Error) -> (ErrorCode, String) {
             format!(
                 "free space on the file system of {}, then run again; the table's \
                  former content is untouched",
-                path.display()
+                visible(path).display()
             ),
         ),
         Some(Errno::DQUOT) => (
@@ -236,8 +238,22 @@ fn io_code(path: &Path, error: &io::Error) -> (ErrorCode, String) {
             ErrorCode::DestinationPermission,
             format!("{} is on a read-only file system: mount it writable", path.display()),
         ),
+        Some(Errno::NOTDIR) => (
+            ErrorCode::Destination,
+            format!(
+                "a part of {} is a file: correct local_path in destination.json, or move that \
+                 file away",
+                path.display()
+            ),
+        ),
         _ => (ErrorCode::Destination, String::new()),
     }
+}
+
+/// The part of a path that a user knows.
+fn visible(path: &Path) -> &Path {
+    let hidden = |dir: &&Path| dir.file_name().is_some_and(|name| name == PRIVATE);
+    path.ancestors().find(hidden).and_then(Path::parent).unwrap_or(path)
 }
 
 impl From<WriterError> for Fault {

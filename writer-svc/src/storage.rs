@@ -25,7 +25,7 @@ use rustix::io::Errno;
 use crate::error::WriterError;
 
 /// The directory, beside the tables of a database, of all that is not visible.
-const PRIVATE: &str = ".tidewater";
+pub const PRIVATE: &str = ".tidewater";
 /// Bytes of a name, so that ours with a prefix still fit the usual 255.
 const MAX_NAME: usize = 200;
 /// Megabytes per file when the destination names none.

@@ -3,12 +3,13 @@
 
 use futures::{StreamExt, TryStreamExt, stream};
 use proto::Fault;
-use proto::v1::{PrepareRequest, PrepareResponse};
+use proto::v1::{ErrorCode, PrepareRequest, PrepareResponse};
 
 use super::resume::{self, Action};
 use super::retry::Retry;
 use super::settings::{self, Settings};
 use super::{Context, Stop, Sync, TableRun};
+use crate::error::together;
 use crate::load::{self, OpenLoad};
 use crate::state::SavedLoad;
 
@@ -31,12 +32,20 @@ impl Sync<'_> {
             );
             return self.start_anew(None).await;
         }
-        let hoped = self.hoped_load();
+        let (hoped, kept) = (self.hoped_load(), self.kept());
         self.decide(hoped.as_deref());
         let mut load = None;
         if self.tables.iter().any(|table| table.action == Action::ReadMissing) {
             load = self.resume_load().await?;
             self.decide(load.as_ref().map(|load| load.live.id.as_str()));
+        }
+        if let (Some(id), None) = (hoped, &load) {
+            // Nothing goes on under it: neither it nor its stage is of use.
+            load::close(&self.context, &id).await;
+            self.run.load = None;
+            let still = self.kept();
+            let stale: Vec<_> = kept.into_iter().filter(|index| !still.contains(index)).collect();
+            self.ask_writers(&stale).await?;
         }
         let actions: Vec<_> = self.tables.iter().map(|table| table.action).collect();
         if resume::is_worth_it(&actions) {
@@ -61,18 +70,12 @@ impl Sync<'_> {
 
     async fn resume_load(&mut self) -> Result<Option<OpenLoad>, Stop> {
         let Some(live) = self.run.load.clone() else { return Ok(None) };
-        let load = load::resume(&self.context, &live, &self.tables, &self.keeper).await?;
-        if load.is_none() {
-            self.run.load = None;
-        }
-        Ok(load)
+        load::resume(&self.context, &live, &self.tables, &self.keeper).await
     }
 
     /// Gives the interrupted run up for a new one.
     async fn start_anew(&mut self, load: Option<OpenLoad>) -> Result<Option<OpenLoad>, Stop> {
-        let kept: Vec<_> = (0..self.tables.len())
-            .filter(|&index| !self.keep_load_ids(&self.tables[index]).is_empty())
-            .collect();
+        let kept = self.kept();
         let stale = load.map(|load| load.live.id).or_else(|| self.hoped_load());
         if let Some(id) = stale {
             load::close(&self.context, &id).await;
@@ -115,12 +118,22 @@ impl Sync<'_> {
         let context = &self.context;
         let asked = stream::iter(requests)
             .map(|(index, request)| async move {
-                Ok::<_, Fault>((index, prepare(context, request).await?))
+                match prepare(context, request).await {
+                    // What is wrong with one table says nothing of the others.
+                    Err(fault) if fault.code != ErrorCode::InvalidConfig => Err(fault),
+                    answer => Ok((index, answer)),
+                }
             })
             .buffer_unordered(AT_ONCE)
             .try_collect::<Vec<_>>();
-        let answers = context.cancellable(asked).await??;
+        let mut answers = context.cancellable(asked).await??;
+        answers.sort_by_key(|(index, _)| *index);
+        if answers.iter().any(|(_, answer)| answer.is_err()) {
+            let faults = answers.into_iter().filter_map(|(_, answer)| answer.err());
+            return Err(Stop::Failed(together(faults)));
+        }
         for (index, answer) in answers {
+            let answer = answer?;
             self.tables[index].location = answer.location;
             self.tables[index].last_commit = answer.last_commit;
         }
@@ -136,6 +149,12 @@ impl Sync<'_> {
         }
     }
 
+    /// The tables of which something is staged that may still be used.
+    fn kept(&self) -> Vec<usize> {
+        let kept = |index: &usize| !self.keep_load_ids(&self.tables[*index]).is_empty();
+        (0..self.tables.len()).filter(kept).collect()
+    }
+
     /// What is staged and may still be used.
     fn keep_load_ids(&self, table: &TableRun) -> Vec<String> {
         let saved = table
@@ -149,8 +168,8 @@ impl Sync<'_> {
 }
 
 async fn prepare(context: &Context<'_>, request: PrepareRequest) -> Result<PrepareResponse, Fault> {
-    let what =
-        format!("preparing {}", request.table.as_ref().map_or("", |table| table.stream.as_str()));
+    let stream = request.table.as_ref().map(|table| table.stream.clone()).unwrap_or_default();
+    let what = format!("preparing {stream}");
     let mut retry = Retry::new(context.source_config.retry_count);
     let mut failed = None;
     loop {
@@ -160,7 +179,11 @@ async fn prepare(context: &Context<'_>, request: PrepareRequest) -> Result<Prepa
             Ok(answer) => return Ok(answer.into_inner()),
             Err(status) => {
                 let say = |line: &str| context.progress.note(line);
-                retry.again(&what, Fault::from(status), say).await?;
+                let tried = retry.again(&what, Fault::from(status), say).await;
+                tried.map_err(|fault| match fault.message.contains(&stream) {
+                    true => fault,
+                    false => fault.context(&what),
+                })?;
             }
         }
         failed = Some(assigned.writer);

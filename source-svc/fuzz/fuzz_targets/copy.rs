@@ -44,15 +44,14 @@ fuzz_target!(|input: &[u8]| {
         let kind = ColumnType { word: String::new(), wire: wire.clone(), as_text: false };
         Column { field: kind.field(&format!("c{index}"), true), wire, key: index == 0 }
     });
-    let policy =
-        if cut % 2 == 0 { OnUnrepresentable::Null } else { OnUnrepresentable::Fail };
+    let policy = if cut % 2 == 0 { OnUnrepresentable::Null } else { OnUnrepresentable::Fail };
     let decoder = Decoder::new(columns.collect(), policy, 1 << 16);
     let mut batcher = Batcher::new(decoder, Bounds { rows: 3, bytes: 100 });
     batcher.push(HEADER);
     for piece in data.chunks(usize::from(*cut).max(1)) {
         batcher.push(piece);
         loop {
-            match batcher.next() {
+            match batcher.next_batch() {
                 Ok(Some(_)) => {}
                 Ok(None) => break,
                 Err(_) => return,

@@ -24,6 +24,8 @@ const EPOCH_DAYS: i32 = 10_957;
 /// Microseconds between the same.
 const EPOCH_MICROS: i64 = 946_684_800_000_000;
 const DAY_MICROS: i64 = 86_400_000_000;
+/// Room of a first batch; a later one has that of the batch before.
+const START: usize = 64;
 
 /// Builds one column. Capacities come from the batch before.
 pub(super) enum Builder {
@@ -60,27 +62,23 @@ impl Builder {
     /// For cells that arrive as `wire` and become `data_type`.
     pub(super) fn new(wire: &Wire, data_type: &DataType) -> Self {
         match wire {
-            Wire::Bool => Builder::Bool(BooleanBuilder::new()),
-            Wire::Int2 => Builder::Int2(Int32Builder::new()),
-            Wire::Int4 => Builder::Int4(Int32Builder::new()),
-            Wire::Int8 => Builder::Int8(Int64Builder::new()),
-            Wire::Oid => Builder::Oid(Int64Builder::new()),
-            Wire::Float4 => Builder::Float4(Float32Builder::new()),
-            Wire::Float8 => Builder::Float8(Float64Builder::new()),
-            Wire::Numeric { precision, scale } => Builder::Numeric {
-                values: Decimal128Builder::new().with_data_type(data_type.clone()),
-                precision: *precision,
-                scale: *scale,
-            },
-            Wire::Date => Builder::Date(PrimitiveBuilder::new()),
-            Wire::Time => Builder::Time(PrimitiveBuilder::new()),
-            Wire::Timestamp | Wire::TimestampTz => {
-                Builder::Timestamp(PrimitiveBuilder::new().with_data_type(data_type.clone()))
+            Wire::Bool => Builder::Bool(BooleanBuilder::with_capacity(START)),
+            Wire::Int2 => Builder::Int2(Int32Builder::with_capacity(START)),
+            Wire::Int4 => Builder::Int4(Int32Builder::with_capacity(START)),
+            Wire::Int8 => Builder::Int8(Int64Builder::with_capacity(START)),
+            Wire::Oid => Builder::Oid(Int64Builder::with_capacity(START)),
+            Wire::Float4 => Builder::Float4(Float32Builder::with_capacity(START)),
+            Wire::Float8 => Builder::Float8(Float64Builder::with_capacity(START)),
+            Wire::Numeric { precision, scale } => {
+                Builder::Numeric { values: typed(data_type), precision: *precision, scale: *scale }
             }
-            Wire::Uuid => Builder::Uuid(FixedSizeBinaryBuilder::new(16)),
-            Wire::Bytea => Builder::Bytea(BinaryBuilder::new()),
-            Wire::Text | Wire::Json => Builder::Text(StringBuilder::new()),
-            Wire::Jsonb => Builder::Jsonb(StringBuilder::new()),
+            Wire::Date => Builder::Date(typed(data_type)),
+            Wire::Time => Builder::Time(typed(data_type)),
+            Wire::Timestamp | Wire::TimestampTz => Builder::Timestamp(typed(data_type)),
+            Wire::Uuid => Builder::Uuid(FixedSizeBinaryBuilder::with_capacity(START, 16)),
+            Wire::Bytea => Builder::Bytea(BinaryBuilder::with_capacity(START, START)),
+            Wire::Text | Wire::Json => Builder::Text(StringBuilder::with_capacity(START, START)),
+            Wire::Jsonb => Builder::Jsonb(StringBuilder::with_capacity(START, START)),
             Wire::List(item) => {
                 let field = match data_type {
                     DataType::List(field) => field.clone(),
@@ -90,7 +88,7 @@ impl Builder {
                     item: Box::new(Builder::new(item, field.data_type())),
                     field,
                     offsets: vec![0],
-                    nulls: NullBufferBuilder::new(0),
+                    nulls: NullBufferBuilder::new(START),
                     elements: Vec::new(),
                 })
             }
@@ -113,21 +111,21 @@ impl Builder {
             Builder::Int2(values) => primitive(values, cells, policy, nulled, |cell| {
                 fixed(cell).map(|bytes| i32::from(i16::from_be_bytes(bytes)))
             }),
-            Builder::Int4(values) => primitive(values, cells, policy, nulled, |cell| {
-                fixed(cell).map(i32::from_be_bytes)
-            }),
-            Builder::Int8(values) => primitive(values, cells, policy, nulled, |cell| {
-                fixed(cell).map(i64::from_be_bytes)
-            }),
+            Builder::Int4(values) => {
+                primitive(values, cells, policy, nulled, |cell| fixed(cell).map(i32::from_be_bytes))
+            }
+            Builder::Int8(values) => {
+                primitive(values, cells, policy, nulled, |cell| fixed(cell).map(i64::from_be_bytes))
+            }
             Builder::Oid(values) => primitive(values, cells, policy, nulled, |cell| {
                 fixed(cell).map(|bytes| i64::from(u32::from_be_bytes(bytes)))
             }),
-            Builder::Float4(values) => primitive(values, cells, policy, nulled, |cell| {
-                fixed(cell).map(f32::from_be_bytes)
-            }),
-            Builder::Float8(values) => primitive(values, cells, policy, nulled, |cell| {
-                fixed(cell).map(f64::from_be_bytes)
-            }),
+            Builder::Float4(values) => {
+                primitive(values, cells, policy, nulled, |cell| fixed(cell).map(f32::from_be_bytes))
+            }
+            Builder::Float8(values) => {
+                primitive(values, cells, policy, nulled, |cell| fixed(cell).map(f64::from_be_bytes))
+            }
             Builder::Numeric { values, precision, scale } => {
                 let (precision, scale) = (*precision, *scale);
                 primitive(values, cells, policy, nulled, |cell| {
@@ -302,6 +300,11 @@ fn primitive<'a, T: ArrowPrimitiveType>(
         }
         Ok(())
     })
+}
+
+/// A builder of one of a type's variants (zone, precision and scale).
+fn typed<T: ArrowPrimitiveType>(data_type: &DataType) -> PrimitiveBuilder<T> {
+    PrimitiveBuilder::with_capacity(START).with_data_type(data_type.clone())
 }
 
 fn finish_primitive<T: ArrowPrimitiveType>(values: &mut PrimitiveBuilder<T>) -> ArrayRef {

@@ -121,8 +121,7 @@ impl Decoder {
     /// `max_row_bytes`: what one row may have in COPY's binary form.
     pub fn new(columns: Vec<Column>, policy: OnUnrepresentable, max_row_bytes: u64) -> Self {
         let fields: Vec<Field> = columns.iter().map(|column| column.field.clone()).collect();
-        let builders =
-            columns.iter().map(|c| Builder::new(&c.wire, c.field.data_type())).collect();
+        let builders = columns.iter().map(|c| Builder::new(&c.wire, c.field.data_type())).collect();
         Decoder {
             schema: Arc::new(Schema::new(fields)),
             unrepresentable: vec![0; columns.len()],
@@ -240,10 +239,8 @@ impl Decoder {
         if self.trailer_seen && self.framed == self.block.len() {
             return Ok(());
         }
-        Err(self.bad_stream(format!(
-            "the data ends after {} rows without COPY's end mark",
-            self.rows
-        )))
+        Err(self
+            .bad_stream(format!("the data ends after {} rows without COPY's end mark", self.rows)))
     }
 
     fn decode_block(&mut self) -> Result<(), DecodeError> {

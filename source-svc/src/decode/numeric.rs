@@ -52,9 +52,9 @@ pub(super) fn decode(bytes: &[u8], precision: u8, scale: i8) -> Result<i128, Cel
         Some(value) if value < POWERS[usize::from(precision.min(38))] => {
             Ok(if negative { -value } else { value })
         }
-        _ => Err(CellError::Unrepresentable(format!(
-            "a number beyond decimal({precision},{scale})"
-        ))),
+        _ => {
+            Err(CellError::Unrepresentable(format!("a number beyond decimal({precision},{scale})")))
+        }
     }
 }
 
@@ -153,7 +153,7 @@ mod tests {
             (&[1234, 5600], 0, NEGATIVE, (10, 2), -123_456),
             (&[1], 2, 0, (18, 0), 100_000_000),
             (&[5], -1, 0, (4, 4), 5),
-            (&[5000], -2, 0, (9, 9), 500_000),
+            (&[5000], -2, 0, (9, 9), 50_000),
             (&[9999, 9999, 9999, 9999], 3, 0, (16, 0), 9_999_999_999_999_999),
             (&[1, 2], 5, 0, (30, 3), (POWERS[20] + 2 * POWERS[16]) * 1000),
             // 37 digits before the point and one after: 11 groups.

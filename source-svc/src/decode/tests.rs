@@ -53,7 +53,7 @@ fn read(
     let mut batches = Vec::new();
     for piece in bytes.chunks(piece) {
         batcher.push(piece);
-        while let Some(batch) = batcher.next()? {
+        while let Some(batch) = batcher.next_batch()? {
             batches.push(batch);
         }
     }
@@ -109,15 +109,16 @@ fn numbers_arrive_to_the_bit() {
 #[test]
 fn dates_and_times_have_edges() {
     let date = |days: i32| some(days.to_be_bytes());
-    let (array, nulled) =
-        one(Wire::Date, &[date(0), date(-10_957), date(i32::MAX), date(i32::MIN), date(i32::MAX - 1)]);
+    let (array, nulled) = one(
+        Wire::Date,
+        &[date(0), date(-10_957), date(i32::MAX), date(i32::MIN), date(i32::MAX - 1)],
+    );
     let days: Vec<_> = array.as_primitive::<Date32Type>().iter().collect();
     assert_eq!(days, [Some(10_957), Some(0), None, None, None]);
     assert_eq!(nulled, 3);
 
     let micros = |value: i64| some(value.to_be_bytes());
-    let (array, nulled) =
-        one(Wire::Time, &[micros(0), micros(DAY - 1), micros(DAY)]);
+    let (array, nulled) = one(Wire::Time, &[micros(0), micros(DAY - 1), micros(DAY)]);
     let times: Vec<_> = array.as_primitive::<Time64MicrosecondType>().iter().collect();
     assert_eq!((times, nulled), (vec![Some(0), Some(DAY - 1), None], 1));
 
@@ -214,8 +215,11 @@ fn bad_rows_are_named_by_their_key() {
     for piece in [1000, usize::MAX] {
         let bytes = copy(&large);
         let error = read(columns(), OnUnrepresentable::Null, BOUNDS, &bytes, piece).err().unwrap();
-        let expected =
-            DecodeError::RowTooLarge { key: "id = big".to_owned(), bytes: LIMIT + 13, limit: LIMIT };
+        let expected = DecodeError::RowTooLarge {
+            key: "id = big".to_owned(),
+            bytes: LIMIT + 13,
+            limit: LIMIT,
+        };
         assert_eq!(error, expected);
     }
 }
@@ -226,8 +230,7 @@ fn only_a_whole_copy_is_complete() {
     let rows: Vec<_> = (0..700i32).map(|n| vec![some(n.to_be_bytes())]).collect();
     let bytes = copy(&rows);
     for piece in [1, 2, 3, 11, 18, 19, 20, 4096, usize::MAX] {
-        let (batches, _) =
-            read(columns(), OnUnrepresentable::Null, BOUNDS, &bytes, piece).unwrap();
+        let (batches, _) = read(columns(), OnUnrepresentable::Null, BOUNDS, &bytes, piece).unwrap();
         let rows: usize = batches.iter().map(|batch| batch.records.num_rows()).sum();
         assert_eq!(rows, 700, "{piece}");
         let values = batches[0].records.column(0).as_primitive::<Int32Type>();
@@ -250,8 +253,7 @@ fn a_large_row_travels_alone_and_batches_keep_their_bounds() {
     let size = |n: i32| if n == 150 { 50_000 } else { 20 };
     let rows: Vec<_> =
         (0..400i32).map(|n| vec![some(n.to_be_bytes()), some(vec![b'x'; size(n)])]).collect();
-    let (batches, _) =
-        read(columns, OnUnrepresentable::Null, bounds, &copy(&rows), 4096).unwrap();
+    let (batches, _) = read(columns, OnUnrepresentable::Null, bounds, &copy(&rows), 4096).unwrap();
     let counts: Vec<_> = batches.iter().map(|batch| batch.records.num_rows()).collect();
     assert_eq!(counts, [100, 50, 1, 100, 100, 49]);
     assert_eq!(batches[2].key.as_deref(), Some("id = 150"));
@@ -355,8 +357,7 @@ fn no_bytes_whatever_make_the_decoder_panic() {
                 break;
             }
         }
-        let policy =
-            if round % 2 == 0 { OnUnrepresentable::Null } else { OnUnrepresentable::Fail };
+        let policy = if round % 2 == 0 { OnUnrepresentable::Null } else { OnUnrepresentable::Fail };
         let piece = [usize::MAX, 1 + numbers.below(100)][numbers.below(2)];
         match read(columns.clone(), policy, BOUNDS, &bytes, piece) {
             Ok((batches, _)) => {

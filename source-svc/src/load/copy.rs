@@ -22,7 +22,7 @@ use proto::v1;
 use tokio::sync::mpsc;
 use tonic::Status;
 
-use super::readers::Reader;
+use super::readers::{self, Reader};
 use super::{Load, LoadedTable};
 use crate::batch::{Batch, Batcher, Bounds};
 use crate::decode::{DecodeError, Decoder};
@@ -64,8 +64,7 @@ impl ChunkJob<'_> {
             self.table.stream.policy,
             self.load.max_row_bytes,
         );
-        let bounds =
-            Bounds { rows: self.load.config.reader_batch_size, bytes: self.batch_bytes };
+        let bounds = Bounds { rows: self.load.config.reader_batch_size, bytes: self.batch_bytes };
         let batcher = Batcher::new(decoder, bounds);
         let Upload { outbox, staged } =
             send::start(writer, stage, batcher.schema().clone(), self.load.max_row_bytes).await?;
@@ -101,7 +100,7 @@ impl ChunkJob<'_> {
         progress: &Progress,
     ) -> Result<v1::ReadChunkResponse, ReadError> {
         let label = self.table.stream.relation.label();
-        let failed = |source| SourceError::Postgres { doing: format!("reading {label}"), source };
+        let failed = |source| readers::failed(&format!("reading {label}"), source);
         let decode = |error| decode_error(&label, error);
         let mut report = Report { progress, rows: 0, bytes: 0, last: Instant::now() };
         {
@@ -111,7 +110,7 @@ impl ChunkJob<'_> {
                 let bytes = bytes.map_err(failed)?;
                 batcher.push(&bytes);
                 drop(bytes);
-                while let Some(batch) = batcher.next().map_err(decode)? {
+                while let Some(batch) = batcher.next_batch().map_err(decode)? {
                     report.add(&batch);
                     self.send(&mut outbox, batch, &label).await?;
                 }
@@ -199,11 +198,8 @@ impl Report<'_> {
         if self.last.elapsed() < PROGRESS_EVERY {
             return;
         }
-        let message = v1::ReadChunkResponse {
-            rows: self.rows,
-            bytes: self.bytes,
-            ..Default::default()
-        };
+        let message =
+            v1::ReadChunkResponse { rows: self.rows, bytes: self.bytes, ..Default::default() };
         // A caller that reads slowly gets fewer, larger messages.
         if self.progress.try_send(Ok(message)).is_ok() {
             (self.rows, self.bytes) = (0, 0);

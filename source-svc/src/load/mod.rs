@@ -215,7 +215,7 @@ impl Load {
         }
         let config = Arc::new(config);
         let load = Arc::new(Load {
-            readers: Readers::new(config.clone(), snapshot.name),
+            readers: Readers::new(config.clone(), snapshot.name, &tables),
             writers: Writers::default(),
             config,
             max_row_bytes,

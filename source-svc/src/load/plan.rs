@@ -59,81 +59,135 @@ struct Leaf {
 
 /// Plans under the keeper's snapshot, whose locks keep pages where they are.
 pub async fn plan(keeper: &Session, stream: &Stream, threads: usize) -> Result<Plan, SourceError> {
-    let relation = &stream.relation;
-    let table = relation.qualified();
-    let page_bytes = page_bytes(keeper).await?;
-    let paged = matches!(
-        relation.kind,
-        Kind::Table | Kind::PartitionedTable | Kind::MaterializedView
-    );
-    let leaves = if paged { leaves(keeper, stream).await? } else { Vec::new() };
-    let pages: u64 = leaves.iter().map(|leaf| leaf.pages).sum();
-    let size = chunk_pages(pages, threads);
+    let sources = Sources::new(keeper, stream, threads).await?;
+    let label = stream.relation.label();
     let mut notices = Vec::new();
-    if relation.kind == Kind::ForeignTable {
+    if stream.relation.kind == Kind::ForeignTable {
         notices.push(format!(
-            "{} is a foreign table: its rows are read outside the load's snapshot",
-            relation.label()
+            "{label} is a foreign table: its rows are read outside the load's snapshot"
         ));
     }
-
-    let partitioned = relation.kind == Kind::PartitionedTable;
-    let only = if relation.kind == Kind::Table { "ONLY " } else { "" };
-    // Through the root, a partition attached after the snapshot would be read
-    // too: its rows may be older than the snapshot.
-    let members = partitioned.then(|| member_condition(&leaves));
-    let root = |chunk: v1::Chunk, condition: Option<String>| PlannedChunk {
-        chunk,
-        from: format!("{only}{table}"),
-        conditions: members.iter().cloned().chain(condition).collect(),
-    };
-    let mut chunks = Vec::new();
-    if let Some(column) = &stream.split_column {
-        let wanted = if paged { pages.div_ceil(size) } else { threads as u64 };
-        let sample = paged && !leaves.iter().any(|leaf| leaf.foreign);
-        let sample = sample.then_some(split::Sample { pages });
-        let from = format!("{only}{table}");
-        let members = members.as_deref().unwrap_or("true");
-        let ranges = split::ranges(keeper, stream, column, &from, members, wanted, sample).await?;
-        let bytes = pages * page_bytes / ranges.len() as u64;
-        for range in ranges {
-            let chunk =
-                v1::Chunk { min: range.min, max: range.max, bytes, ..Default::default() };
-            chunks.push(root(chunk, range.condition));
-        }
-    } else if !paged || leaves.iter().any(|leaf| !leaf.direct) {
-        if partitioned {
-            notices.push(format!(
-                "{} has partitions that can only be read through their root: it is one chunk",
-                relation.label()
-            ));
-        }
-        chunks.push(root(v1::Chunk { bytes: pages * page_bytes, ..Default::default() }, None));
+    let mut chunks = if let Some(column) = &stream.split_column {
+        sources.by_values(keeper, column).await?
+    } else if !sources.paged {
+        vec![sources.whole()]
+    } else if sources.leaves.iter().all(|leaf| leaf.direct) {
+        sources.by_pages()
     } else {
-        for leaf in &leaves {
-            let name = sql::qualified(&leaf.namespace, &leaf.name);
-            // A partition without pages has no rows: the size was read after
+        notices.push(format!(
+            "{label} has partitions that can only be read through their root: it is one chunk"
+        ));
+        vec![sources.whole()]
+    };
+    for (id, planned) in (0..).zip(&mut chunks) {
+        planned.chunk.id = id;
+    }
+    Ok(Plan { chunks, bytes: sources.bytes(), notices })
+}
+
+/// What a stream's rows lie in.
+struct Sources<'a> {
+    stream: &'a Stream,
+    /// The relation itself, or its partitions; empty for views and the like.
+    leaves: Vec<Leaf>,
+    /// Whether ranges of pages make sense.
+    paged: bool,
+    pages: u64,
+    page_bytes: u64,
+    threads: usize,
+}
+
+impl<'a> Sources<'a> {
+    async fn new(
+        keeper: &Session,
+        stream: &'a Stream,
+        threads: usize,
+    ) -> Result<Self, SourceError> {
+        let paged = matches!(
+            stream.relation.kind,
+            Kind::Table | Kind::PartitionedTable | Kind::MaterializedView
+        );
+        let leaves = if paged { leaves(keeper, stream).await? } else { Vec::new() };
+        let pages = leaves.iter().map(|leaf| leaf.pages).sum();
+        let page_bytes = page_bytes(keeper).await?;
+        Ok(Sources { stream, leaves, paged, pages, page_bytes, threads })
+    }
+
+    fn bytes(&self) -> u64 {
+        self.pages * self.page_bytes
+    }
+
+    fn partitioned(&self) -> bool {
+        self.stream.relation.kind == Kind::PartitionedTable
+    }
+
+    /// The relation as it follows FROM.
+    fn root(&self) -> String {
+        let only = if self.stream.relation.kind == Kind::Table { "ONLY " } else { "" };
+        format!("{only}{}", self.stream.relation.qualified())
+    }
+
+    /// Through the root, a partition attached after the snapshot would be read
+    /// too: its rows may be older than the snapshot.
+    fn members(&self) -> Option<String> {
+        self.partitioned().then(|| member_condition(&self.leaves))
+    }
+
+    /// Everything at once, through the root.
+    fn whole(&self) -> PlannedChunk {
+        let chunk = v1::Chunk { bytes: self.bytes(), ..Default::default() };
+        PlannedChunk { chunk, from: self.root(), conditions: self.members().into_iter().collect() }
+    }
+
+    /// Ranges of pages, leaf by leaf.
+    fn by_pages(&self) -> Vec<PlannedChunk> {
+        let size = chunk_pages(self.pages, self.threads);
+        let mut chunks = Vec::new();
+        for leaf in &self.leaves {
+            // A partition without pages has no rows: its size was read after
             // the snapshot was taken.
-            if !partitioned || leaf.pages > 0 {
-                let leaf_name = if partitioned { name.as_str() } else { "" };
-                chunks.extend(page_ranges(leaf.pages, size, page_bytes).map(|(chunk, condition)| {
-                    PlannedChunk {
-                        chunk: v1::Chunk { relation: leaf_name.to_owned(), ..chunk },
-                        from: format!("ONLY {name}"),
-                        conditions: condition.into_iter().collect(),
-                    }
-                }));
+            if self.partitioned() && leaf.pages == 0 {
+                continue;
+            }
+            let name = sql::qualified(&leaf.namespace, &leaf.name);
+            for (mut chunk, condition) in page_ranges(leaf.pages, size, self.page_bytes) {
+                if self.partitioned() {
+                    chunk.relation = name.clone();
+                }
+                let conditions = condition.into_iter().collect();
+                chunks.push(PlannedChunk { chunk, from: format!("ONLY {name}"), conditions });
             }
         }
-        if chunks.is_empty() {
-            chunks.push(root(v1::Chunk::default(), None));
-        }
+        if chunks.is_empty() { vec![self.whole()] } else { chunks }
     }
-    for (id, planned) in chunks.iter_mut().enumerate() {
-        planned.chunk.id = u32::try_from(id)
-            .map_err(|_| SourceError::Internal(format!("too many chunks of {table}")))?;
+
+    /// Ranges of a column's values, through the root.
+    async fn by_values(
+        &self,
+        keeper: &Session,
+        column: &str,
+    ) -> Result<Vec<PlannedChunk>, SourceError> {
+        let wanted = match self.paged {
+            true => self.pages.div_ceil(chunk_pages(self.pages, self.threads)),
+            false => self.threads as u64,
+        };
+        let members = self.members();
+        let within = split::Within {
+            from: self.root(),
+            members: members.clone().unwrap_or_else(|| "true".to_owned()),
+            // Neither views nor foreign tables can be sampled.
+            sampled_pages: (self.paged && !self.leaves.iter().any(|leaf| leaf.foreign))
+                .then_some(self.pages),
+        };
+        let ranges = split::ranges(keeper, self.stream, column, &within, wanted).await?;
+        let bytes = self.bytes() / ranges.len().max(1) as u64;
+        let planned = |range: split::Range| PlannedChunk {
+            chunk: v1::Chunk { min: range.min, max: range.max, bytes, ..Default::default() },
+            from: self.root(),
+            conditions: members.iter().cloned().chain(range.condition).collect(),
+        };
+        Ok(ranges.into_iter().map(planned).collect())
     }
-    Ok(Plan { chunks, bytes: pages * page_bytes, notices })
 }
 
 /// Pages of one chunk.

@@ -210,7 +210,10 @@ fn refused(error: tokio_postgres::Error, namespace: &str, name: &str) -> SourceE
             remedy: "correct the stream's filter in streams.json".to_owned(),
         };
     }
-    SourceError::Postgres { doing: format!("locking {namespace}.{name} for the load"), source: error }
+    SourceError::Postgres {
+        doing: format!("locking {namespace}.{name} for the load"),
+        source: error,
+    }
 }
 
 /// Who holds, or waits ahead of us for, a lock that excludes reading.

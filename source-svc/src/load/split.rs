@@ -13,7 +13,16 @@ use crate::sql;
 
 /// Types whose order the server keeps and whose text form reads back the same.
 const TYPES: [&str; 11] = [
-    "int2", "int4", "int8", "oid", "uuid", "text", "varchar", "date", "timestamp", "timestamptz",
+    "int2",
+    "int4",
+    "int8",
+    "oid",
+    "uuid",
+    "text",
+    "varchar",
+    "date",
+    "timestamp",
+    "timestamptz",
     "numeric",
 ];
 /// Of these, the ones with a collation.
@@ -25,11 +34,14 @@ const SAMPLE_PAGES: u64 = 2000;
 /// Ranges at most, whatever the size.
 const MAX_RANGES: u64 = 10_000;
 
-/// How the boundaries may be found without reading everything.
-#[derive(Clone, Copy)]
-pub struct Sample {
-    /// Pages of the relation.
-    pub pages: u64,
+/// What the ranges are to cover.
+pub struct Within {
+    /// What follows FROM.
+    pub from: String,
+    /// An SQL condition on its rows.
+    pub members: String,
+    /// Its pages; `None`: it cannot be sampled.
+    pub sampled_pages: Option<u64>,
 }
 
 /// One chunk's values.
@@ -43,16 +55,13 @@ pub struct Range {
     pub condition: Option<String>,
 }
 
-/// About `wanted` ranges of `column`, of equal numbers of rows. `from` and
-/// `members` say what is read; without a `sample` all of it is.
+/// About `wanted` ranges of `column`, of equal numbers of rows.
 pub async fn ranges(
     keeper: &Session,
     stream: &Stream,
     column: &str,
-    from: &str,
-    members: &str,
+    within: &Within,
     wanted: u64,
-    sample: Option<Sample>,
 ) -> Result<Vec<Range>, SourceError> {
     let label = stream.relation.label();
     let base_type = base_type(keeper, stream, column).await?;
@@ -74,7 +83,7 @@ pub async fn ranges(
     } else {
         let wanted = wanted.min(MAX_RANGES);
         let filter = stream.filter.as_deref().unwrap_or("true");
-        let query = boundary_query(&key, from, members, filter, wanted, sample);
+        let query = boundary_query(&key, within, filter, wanted);
         let doing = format!("looking for ranges of {label}.{column}");
         let rows = keeper.query(&query, &[]).await.map_err(SourceError::postgres(doing))?;
         rows.iter().map(|row| row.get(0)).collect()
@@ -83,11 +92,7 @@ pub async fn ranges(
 }
 
 /// The type under the column's domains, if any.
-async fn base_type(
-    keeper: &Session,
-    stream: &Stream,
-    column: &str,
-) -> Result<String, SourceError> {
+async fn base_type(keeper: &Session, stream: &Stream, column: &str) -> Result<String, SourceError> {
     let query = "WITH RECURSIVE base AS ( \
            SELECT t.oid, t.typname, t.typtype, t.typbasetype FROM pg_catalog.pg_attribute a \
              JOIN pg_catalog.pg_type t ON t.oid = a.atttypid \
@@ -108,29 +113,24 @@ async fn base_type(
 
 /// The distinct values that part the rows, or a sample of them, into equal
 /// shares, ascending.
-fn boundary_query(
-    key: &str,
-    from: &str,
-    members: &str,
-    filter: &str,
-    wanted: u64,
-    sample: Option<Sample>,
-) -> String {
+fn boundary_query(key: &str, within: &Within, filter: &str, wanted: u64) -> String {
     let collation = if key.ends_with(TEXT_ORDER) { TEXT_ORDER } else { "" };
     let shares: Vec<String> =
         (1..wanted).map(|share| format!("{:.6}", share as f64 / wanted as f64)).collect();
-    let sampled = match sample {
-        Some(Sample { pages }) if pages > SAMPLE_PAGES => {
+    let Within { from, members, sampled_pages } = within;
+    let sampled = match *sampled_pages {
+        Some(pages) if pages > SAMPLE_PAGES => {
             let percent = 100.0 * SAMPLE_PAGES as f64 / pages as f64;
             format!(" TABLESAMPLE SYSTEM ({percent:.6}) REPEATABLE (1)")
         }
         _ => String::new(),
     };
+    // Ordered by the values: a bare `b` would be the output column, their text.
     format!(
-        "SELECT b::text FROM (SELECT DISTINCT unnest( \
+        "SELECT s.b::text FROM (SELECT DISTINCT unnest( \
            percentile_disc(ARRAY[{}]::float8[]) WITHIN GROUP (ORDER BY {key})) AS b \
            FROM {from}{sampled} WHERE ({members}) AND ({filter})) s \
-         WHERE b IS NOT NULL ORDER BY b{collation}",
+         WHERE s.b IS NOT NULL ORDER BY s.b{collation}",
         shares.join(", ")
     )
 }

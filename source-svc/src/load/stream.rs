@@ -72,8 +72,13 @@ impl Stream {
             Policy::Null => OnUnrepresentable::Null,
             Policy::Fail => OnUnrepresentable::Fail,
         };
-        (faults.count() == before)
-            .then_some(Stream { relation, columns, filter, split_column, policy })
+        (faults.count() == before).then_some(Stream {
+            relation,
+            columns,
+            filter,
+            split_column,
+            policy,
+        })
     }
 
     /// The SELECT list, in the order of [`Self::decoder_columns`]; may be
@@ -151,8 +156,11 @@ fn unreadable(relation: &RelationInfo, columns: &[ColumnInfo]) -> Option<String>
     if !relation.schema_usable {
         return Some(format!("{label} (its schema)"));
     }
-    let some: Vec<&str> =
-        columns.iter().map(|c| c.name.as_str()).filter(|c| forbidden.iter().any(|f| f == c)).collect();
+    let some: Vec<&str> = columns
+        .iter()
+        .map(|c| c.name.as_str())
+        .filter(|c| forbidden.iter().any(|f| f == c))
+        .collect();
     match some.len() {
         // No column to hold a privilege: the table's own counts.
         0 if columns.is_empty() && !relation.readable => Some(label),
@@ -200,12 +208,13 @@ fn compare(
             None if request.selected.is_empty() || request.selected.contains(name) => {
                 faults.changed.push(format!("{label}: column {name} no longer exists"));
             }
-            Some(now) if columns.iter().any(|column| column.name == *name) => {
-                if now.column_type.word != expected.r#type {
-                    let was = described(&expected.r#type, &expected.postgres_type);
-                    let is = described(&now.column_type.word, &now.postgres_type);
-                    faults.changed.push(format!("{label}: column {name} was {was}, now is {is}"));
-                }
+            Some(now)
+                if now.column_type.word != expected.r#type
+                    && columns.iter().any(|column| column.name == *name) =>
+            {
+                let was = described(&expected.r#type, &expected.postgres_type);
+                let is = described(&now.column_type.word, &now.postgres_type);
+                faults.changed.push(format!("{label}: column {name} was {was}, now is {is}"));
             }
             _ => {}
         }

@@ -25,12 +25,13 @@ pub fn prepare(
         Live::Absent | Live::Empty => None,
         Live::Ours(record) => Some(record),
     };
-    try_writing(paths)?;
+    // First, so that what an abandoned load has filled is free again.
     for name in storage::entries(&paths.staging)? {
         if !request.keep_load_ids.contains(&name) {
             storage::remove_tree(&paths.staging.join(name))?;
         }
     }
+    try_writing(paths)?;
     Ok(record)
 }
 
