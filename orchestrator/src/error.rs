@@ -124,6 +124,8 @@ impl From<ConfigError> for Fault {
                 io::ErrorKind::NotFound => {
                     "correct the path (paths are relative to the current directory)".to_owned()
                 }
+                io::ErrorKind::IsADirectory => "name the file, not its directory".to_owned(),
+                io::ErrorKind::InvalidData => "save the file as UTF-8".to_owned(),
                 _ => "make the file readable".to_owned(),
             },
             ConfigError::Write { .. } => "make the directory writable".to_owned(),
@@ -163,7 +165,10 @@ mod tests {
             faults: vec![ConfigFault::new("port", "is missing")],
         });
         let text = together(two.map(Fault::from)).to_string();
-        assert!(text.starts_with("source.json has a fault: port is missing\nstreams.json"), "{text}");
+        assert!(
+            text.starts_with("source.json has a fault: port is missing\nstreams.json"),
+            "{text}"
+        );
         assert_eq!(text.matches("→").count(), 1, "{text}");
 
         let gone = io::Error::from(io::ErrorKind::NotFound);

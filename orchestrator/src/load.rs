@@ -27,7 +27,7 @@ pub struct OpenLoad {
 /// Opens a load for every table that has to be read.
 pub async fn open(context: &Context<'_>, tables: &[TableRun]) -> Result<OpenLoad, Stop> {
     let wanted: Vec<_> = (0..tables.len()).filter(|&at| is_left(&tables[at])).collect();
-    Ok(request(context, tables, &wanted, String::new()).await?)
+    request(context, tables, &wanted, String::new()).await
 }
 
 /// Asks for the load of an interrupted run. `None`: it is gone, or does not

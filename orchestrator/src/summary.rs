@@ -19,7 +19,8 @@ use crate::sync::{TableRun, Unrepresentable};
 pub enum How {
     /// All of it was read in this sync.
     Loaded,
-    /// An interrupted sync had staged some or all of it.
+    /// It is of an interrupted sync's snapshot, which had staged all of it,
+    /// some, or nothing yet.
     Resumed,
     /// An interrupted sync of this run had committed it.
     CommittedBefore,

@@ -39,8 +39,13 @@ pub async fn dial(
         .keep_alive_while_idle(true)
         .tcp_nodelay(true);
     let channel = endpoint.connect().await.map_err(|e| {
-        let cause = std::error::Error::source(&e).map(|s| format!(": {s}")).unwrap_or_default();
-        Fault::new(ErrorCode::Unavailable, format!("no {service} answers at {address}{cause}"))
+        let mut message = format!("no {service} answers at {address}");
+        let mut cause = std::error::Error::source(&e);
+        while let Some(source) = cause {
+            message.push_str(&format!(": {source}"));
+            cause = source.source();
+        }
+        Fault::new(ErrorCode::Unavailable, message)
             .remedy(format!("start {service} there, or correct the address"))
     })?;
     identify(channel.clone(), address, service, token).await?;

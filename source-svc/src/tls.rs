@@ -224,7 +224,8 @@ pub fn remedy(said: &str) -> &'static str {
     if said.contains("does not support TLS") {
         "turn TLS on at the server (ssl = on), or set ssl.mode to \"disable\" if the network \
          is trusted"
-    } else if said.contains("UnknownIssuer") {
+    } else if said.contains("UnknownIssuer") || said.contains("BadSignature") {
+        // The latter of an authority of the same name with another key.
         "give the authority that signed the server's certificate as ssl.server_ca"
     } else if said.contains("not valid for name") || said.contains("NotValidForName") {
         "use the host name that the certificate has as subjectAltName, or ssl.mode \"verify-ca\""

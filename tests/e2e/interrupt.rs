@@ -45,7 +45,7 @@ fn stop(project: &Project, how: &str) -> Result<()> {
     assert_eq!(moment::state(project)?["run"]["status"], "running");
     drop(gate);
     project.sync()?;
-    verify::equals_source(project, &STREAMS)?;
+    verify::same_as_source(project, &STREAMS)?;
     assert_eq!(moment::leftovers(project), Vec::<PathBuf>::new());
     Ok(())
 }
@@ -61,5 +61,5 @@ fn a_sync_stopped_before_it_began_leaves_nothing() -> Result<()> {
     assert!(outcome.took < LIMIT);
     moment::gone(&[source, writer])?;
     project.sync()?;
-    verify::equals_source(&project, &STREAMS)
+    verify::same_as_source(&project, &STREAMS)
 }

@@ -34,7 +34,7 @@ fn both(project: &Project) -> Result<Vec<Expected>> {
 
 /// Starts a sync and waits until all of `a` but its last chunk is staged and
 /// `b` committed; the staged manifests.
-fn held<'a>(project: &'a Project, arguments: &[String]) -> Result<(Running, Vec<PathBuf>)> {
+fn held(project: &Project, arguments: &[String]) -> Result<(Running, Vec<PathBuf>)> {
     let mut sync = project.start(arguments)?;
     let state = moment::reached(project, &mut sync, "all but one chunk is staged", |state| {
         moment::staged(state, "a").len() == 4 && moment::committed(state, "b")
@@ -69,7 +69,7 @@ fn within_the_grace_time_only_missing_chunks_are_read_under_the_same_snapshot() 
     project.database().psql(CHANGE)?;
     drop(gate);
     let outcome = project.run(&arguments)?.succeeded()?;
-    verify::equals(&project, &first)?;
+    verify::same(&project, &first)?;
     assert!(reused(&project, &staged), "staged chunks were read again");
     assert_eq!(how(&outcome, "public.a")?, "resumed");
     assert_eq!(how(&outcome, "public.b")?, "committed_before");
@@ -77,9 +77,33 @@ fn within_the_grace_time_only_missing_chunks_are_read_under_the_same_snapshot() 
 
     // The next one is a full refresh like any other.
     project.run(&arguments)?.succeeded()?;
-    verify::equals_source(&project, &STREAMS)?;
+    verify::same_as_source(&project, &STREAMS)?;
     assert_eq!(moment::leftovers(&project), Vec::<PathBuf>::new());
     moment::no_sessions(project.database())
+}
+
+#[test]
+fn a_table_that_was_not_begun_is_read_under_the_same_snapshot_too() -> Result<()> {
+    let project = gate::project("not_begun")?;
+    project.database().psql(
+        "UPDATE a SET hold = 'open' WHERE hold = 'first'; UPDATE b SET hold = 'first' WHERE id = 25",
+    )?;
+    let (source, writer) = (Service::source(&["--grace", "120"])?, Service::writer(&[])?);
+    let arguments = sync_through(Some(&source), &[&writer]);
+    let gate = Gate::shut(project.database(), "first")?;
+    let mut sync = project.start(&arguments)?;
+    moment::reached(&project, &mut sync, "only b is left", |state| {
+        moment::committed(state, "a") && moment::stream(state, "b")["load"].is_object()
+    })?;
+    let first = both(&project)?;
+    sync.kill()?;
+    project.database().psql(CHANGE)?;
+    drop(gate);
+    let outcome = project.run(&arguments)?.succeeded()?;
+    verify::same(&project, &first)?;
+    assert_eq!(how(&outcome, "public.a")?, "committed_before");
+    assert_eq!(how(&outcome, "public.b")?, "resumed");
+    Ok(())
 }
 
 #[test]
@@ -95,7 +119,7 @@ fn a_sync_stopped_by_its_user_resumes_its_chunks_too() -> Result<()> {
     project.database().psql(CHANGE)?;
     drop(gate);
     let outcome = project.run(&arguments)?.succeeded()?;
-    verify::equals(&project, &first)?;
+    verify::same(&project, &first)?;
     assert!(reused(&project, &staged), "staged chunks were read again");
     assert_eq!(how(&outcome, "public.a")?, "resumed");
     Ok(())
@@ -117,7 +141,7 @@ fn after_the_grace_time_the_table_starts_again_under_a_new_snapshot() -> Result<
     drop(gate);
     let outcome = project.run(&arguments)?.succeeded()?;
     let after = both(&project)?;
-    verify::equals(&project, &[after[0].clone(), first[1].clone()])?;
+    verify::same(&project, &[after[0].clone(), first[1].clone()])?;
     assert!(!reused(&project, &staged));
     assert_eq!(how(&outcome, "public.a")?, "loaded");
     assert_eq!(how(&outcome, "public.b")?, "committed_before");
@@ -138,7 +162,7 @@ fn a_committed_table_is_not_read_again_and_a_staged_one_only_committed() -> Resu
     drop(gate);
     let outcome = project.sync()?;
     let after = both(&project)?;
-    verify::equals(&project, &[after[0].clone(), first[1].clone()])?;
+    verify::same(&project, &[after[0].clone(), first[1].clone()])?;
     assert_eq!(watch::parquet_files(&project.table("public", "b")), files);
     assert_eq!(how(&outcome, "public.b")?, "committed_before");
 
@@ -148,7 +172,7 @@ fn a_committed_table_is_not_read_again_and_a_staged_one_only_committed() -> Resu
         .psql("DELETE FROM b WHERE id > 40; INSERT INTO b VALUES (999, '', 'open', '')")?;
     let outcome = project.sync()?;
     assert_eq!(how(&outcome, "public.b")?, "loaded");
-    verify::equals_source(&project, &STREAMS)
+    verify::same_as_source(&project, &STREAMS)
 }
 
 #[test]
@@ -162,7 +186,7 @@ fn a_lost_state_file_costs_only_work() -> Result<()> {
     drop(gate);
     let outcome = project.sync()?;
     assert_eq!(how(&outcome, "public.b")?, "loaded");
-    verify::equals_source(&project, &STREAMS)?;
+    verify::same_as_source(&project, &STREAMS)?;
     assert_eq!(moment::leftovers(&project), Vec::<PathBuf>::new());
     Ok(())
 }
@@ -186,7 +210,7 @@ fn an_old_state_file_brings_no_old_rows_back() -> Result<()> {
     for old in [interrupted, finished] {
         project.write("state.json", &old)?;
         project.run(&arguments)?.succeeded()?;
-        verify::equals_source(&project, &STREAMS)?;
+        verify::same_as_source(&project, &STREAMS)?;
         assert_eq!(moment::leftovers(&project), Vec::<PathBuf>::new());
     }
     Ok(())
@@ -212,7 +236,7 @@ fn a_service_that_is_killed_and_comes_back_costs_only_work() -> Result<()> {
             ensure!(said.contains("continue with: "), "{said}");
             project.run(&arguments)?.succeeded()?;
         }
-        verify::equals_source(&project, &STREAMS)
+        verify::same_as_source(&project, &STREAMS)
             .with_context(|| format!("{victim} was killed"))?;
         if victim == "writer-svc" {
             assert!(reused(&project, &staged), "what the dead writer had staged was lost");

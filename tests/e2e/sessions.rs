@@ -43,7 +43,7 @@ fn a_reader_that_is_terminated_is_replaced_under_the_same_snapshot() -> Result<(
     drop(gate);
     let outcome = sync.wait()?.succeeded()?;
     ensure!(outcome.stderr.contains("trying again"), "{}", outcome.stderr);
-    verify::equals(&project, &[first])
+    verify::same(&project, &[first])
 }
 
 #[test]
@@ -57,7 +57,7 @@ fn a_load_whose_snapshot_is_lost_starts_again_under_a_new_one() -> Result<()> {
     drop(gate);
     let outcome = sync.wait()?.succeeded()?;
     ensure!(outcome.stderr.contains("the load was lost"), "{}", outcome.stderr);
-    verify::equals_source(&project, &STREAMS)?;
+    verify::same_as_source(&project, &STREAMS)?;
     assert_eq!(moment::leftovers(&project), Vec::<PathBuf>::new());
     Ok(())
 }
@@ -81,7 +81,7 @@ fn a_server_that_restarts_costs_only_work() -> Result<()> {
         ensure!(said.contains("continue with: "), "{said}");
         project.sync()?;
     }
-    verify::equals_source(&project, &STREAMS)?;
+    verify::same_as_source(&project, &STREAMS)?;
     assert_eq!(moment::leftovers(&project), Vec::<PathBuf>::new());
     Ok(())
 }
@@ -114,7 +114,7 @@ fn ddl_that_comes_during_a_load_waits_for_its_end() -> Result<()> {
     queued(database, "a")?;
     drop(gate);
     let outcome = sync.wait()?.succeeded()?;
-    verify::equals(&project, &first)?;
+    verify::same(&project, &first)?;
     ensure!(!outcome.stderr.contains("trying again"), "{}", outcome.stderr);
     poll("the DDL is done", || Ok(!truncate.running()? && !rewrite.running()?))?;
 
@@ -124,7 +124,7 @@ fn ddl_that_comes_during_a_load_waits_for_its_end() -> Result<()> {
     project.discover()?;
     project.select(&STREAMS, gate::selection())?;
     project.sync()?;
-    verify::equals_source(&project, &STREAMS)
+    verify::same_as_source(&project, &STREAMS)
 }
 
 #[test]
@@ -148,7 +148,7 @@ fn a_load_gives_way_to_ddl_that_its_new_readers_would_wait_for() -> Result<()> {
     project.run(&arguments)?.succeeded()?;
     poll("the DDL is done", || Ok(!truncate.running()?))?;
     project.run(&arguments)?.succeeded()?;
-    verify::equals_source(&project, &STREAMS)?;
+    verify::same_as_source(&project, &STREAMS)?;
     assert_eq!(moment::leftovers(&project), Vec::<PathBuf>::new());
     Ok(())
 }
@@ -159,7 +159,7 @@ fn a_table_rewritten_before_the_snapshot_is_read_as_it_is_after() -> Result<()> 
     let database = project.database();
     database.psql("VACUUM FULL a")?;
     project.sync()?;
-    verify::equals_source(&project, &STREAMS)?;
+    verify::same_as_source(&project, &STREAMS)?;
 
     // The load waits for the lock, and its snapshot must not be from before.
     let gate = Gate::shut(database, "first")?;
@@ -178,7 +178,7 @@ fn a_table_rewritten_before_the_snapshot_is_read_as_it_is_after() -> Result<()> 
     sync.wait()?.succeeded()?;
     poll("the rewrite is done", || Ok(!rewrite.running()?))?;
     assert_eq!(database.psql("SELECT count(*) FROM b")?, "70");
-    verify::equals_source(&project, &STREAMS)?;
+    verify::same_as_source(&project, &STREAMS)?;
     assert_eq!(watch::parquet_files(&project.table("public", "b")).len(), 1);
     Ok(())
 }

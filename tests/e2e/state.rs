@@ -59,7 +59,7 @@ fn chunks_of_another_program_without_a_snapshot_are_dropped() -> Result<()> {
                                  "state": {"chunks": chunks}}]}),
         )?;
         project.sync()?;
-        verify::equals_source(&project, &STREAMS)?;
+        verify::same_as_source(&project, &STREAMS)?;
         assert_eq!(moment::state(&project)?["type"], "GLOBAL");
     }
     Ok(())
@@ -158,5 +158,5 @@ fn two_runs_do_not_share_a_state() -> Result<()> {
     ensure!(said.contains("another run") && said.contains(&sync.pid().to_string()), "{said}");
     drop(gate);
     sync.wait()?.succeeded()?;
-    verify::equals_source(&project, &STREAMS)
+    verify::same_as_source(&project, &STREAMS)
 }

@@ -5,7 +5,8 @@ use std::fmt::{self, Write};
 
 use anyhow::{Result, bail};
 
-/// One value in PostgreSQL's own text, so that equal cells are equal bits.
+/// One value in PostgreSQL's own text, a float as its bits in hexadecimal, so
+/// that equal cells are equal bits.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Cell {
     /// SQL's NULL.

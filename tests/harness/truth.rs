@@ -165,8 +165,15 @@ fn unescape(field: &str) -> String {
     text
 }
 
-/// The cell, or NULL for what the destination's type cannot hold.
+/// The cell, or NULL for what the destination's type cannot hold. Floats are
+/// their bits: PostgreSQL does not always print the shortest digits.
 fn representable(text: String, column: &Column) -> Cell {
+    match (column.base.as_str(), text.parse::<f32>(), text.parse::<f64>()) {
+        ("float4" | "float8", Ok(value), _) if value.is_nan() => return Cell::text("NaN"),
+        ("float4", Ok(value), _) => return Cell::Text(format!("{:#010x}", value.to_bits())),
+        ("float8", _, Ok(value)) => return Cell::Text(format!("{:#018x}", value.to_bits())),
+        _ => {}
+    }
     let holds = match column.base.as_str() {
         "date" => !text.contains("infinity"),
         "timestamp" | "timestamptz" => !text.contains("infinity") && within_micros(&text),

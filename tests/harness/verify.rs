@@ -60,22 +60,38 @@ pub fn quoted(namespace: &str, name: &str) -> String {
 /// Every selected stream, read with every engine, equals its relation: rows,
 /// values, column types, metadata columns.
 pub fn equals_source(project: &Project, streams: &[&str]) -> Result<()> {
-    let expected = streams
-        .iter()
-        .map(|stream| {
-            let (namespace, name) = stream.split_once('.').context("a stream is schema.name")?;
-            Expected::relation(project, namespace, name)
-        })
-        .collect::<Result<Vec<_>>>()?;
-    equals(project, &expected)
+    equals(project, &relations(project, streams)?)
 }
 
 /// As [`equals_source`], against given rows.
 pub fn equals(project: &Project, expected: &[Expected]) -> Result<()> {
+    equals_by(&Engine::ALL, project, expected)
+}
+
+/// As [`equals_source`], by one engine: where the subject is which rows are
+/// there and not how a file holds them.
+pub fn same_as_source(project: &Project, streams: &[&str]) -> Result<()> {
+    same(project, &relations(project, streams)?)
+}
+
+/// As [`same_as_source`], against given rows.
+pub fn same(project: &Project, expected: &[Expected]) -> Result<()> {
+    equals_by(&[Engine::DuckDb], project, expected)
+}
+
+fn relations(project: &Project, streams: &[&str]) -> Result<Vec<Expected>> {
+    let expected = |stream: &&str| {
+        let (namespace, name) = stream.split_once('.').context("a stream is schema.name")?;
+        Expected::relation(project, namespace, name)
+    };
+    streams.iter().map(expected).collect()
+}
+
+fn equals_by(engines: &[Engine], project: &Project, expected: &[Expected]) -> Result<()> {
     let directories: Vec<PathBuf> =
         expected.iter().map(|stream| project.table(&stream.namespace, &stream.name)).collect();
     let mut faults = Vec::new();
-    for engine in Engine::ALL {
+    for &engine in engines {
         let tables = read_all(engine, &directories)?;
         for (stream, table) in expected.iter().zip(&tables) {
             if let Err(error) = table_equals(stream, table) {

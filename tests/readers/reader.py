@@ -6,8 +6,8 @@
 ENGINE is `duckdb` or `pyarrow`. For each directory one JSON line with its
 schema, one JSON line per row (a list of cells), and an empty line. A cell is
 null, a string or a list of cells. The strings are PostgreSQL's own text output
-under DateStyle=ISO, TimeZone=UTC, extra_float_digits=3, bytea_output=hex, so
-that equal text means equal bits.
+under DateStyle=ISO, TimeZone=UTC, bytea_output=hex; floats are their bits in
+hexadecimal. So equal text means equal bits.
 
 `watch` prints one JSON line per attempt: the rows and the distinct values of
 COLUMN seen, or {"missing": true} when a listed file was gone by the time it
@@ -18,10 +18,10 @@ import glob
 import json
 import os
 import select
+import struct
 import sys
 import uuid
 
-import numpy
 import pyarrow
 import pyarrow.compute
 import pyarrow.dataset
@@ -31,28 +31,10 @@ import pyarrow.parquet
 # --- PostgreSQL's text of one value ------------------------------------------
 
 
-def float_text(value, digits_before_exponent):
-    """`value` is a Python float or a numpy.float32; both print the shortest
-    digits that read back to the same bits, as PostgreSQL does."""
-    if value != value:
-        return "NaN"
-    if value in (float("inf"), float("-inf")):
-        return "Infinity" if value > 0 else "-Infinity"
-    text = numpy.format_float_scientific(value, unique=True, trim="-")
-    mantissa, exponent = text.split("e")
-    exponent = int(exponent)
-    sign = "-" if mantissa.startswith("-") else ""
-    digits = mantissa.lstrip("-").replace(".", "")
-    if digits.strip("0") == "":
-        return sign + "0"
-    if exponent < -4 or exponent >= digits_before_exponent:
-        point = "." + digits[1:] if len(digits) > 1 else ""
-        return f"{sign}{digits[0]}{point}e{'-' if exponent < 0 else '+'}{abs(exponent):02d}"
-    if exponent < 0:
-        return f"{sign}0.{'0' * (-exponent - 1)}{digits}"
-    whole = digits[: exponent + 1].ljust(exponent + 1, "0")
-    fraction = digits[exponent + 1 :]
-    return sign + whole + ("." + fraction if fraction else "")
+def float_bits(value, form):
+    """Floats are compared by their bits: PostgreSQL does not always print the
+    shortest digits that read back to the same value."""
+    return "NaN" if value != value else "0x" + struct.pack(form, value).hex()
 
 
 def civil(days):
@@ -107,9 +89,9 @@ def cells(array):
     if types.is_integer(kind):
         return each(array.to_pylist(), str)
     if types.is_float32(kind):
-        return each(array.to_pylist(), lambda v: float_text(numpy.float32(v), 6))
+        return each(array.to_pylist(), lambda v: float_bits(v, ">f"))
     if types.is_float64(kind):
-        return each(array.to_pylist(), lambda v: float_text(v, 15))
+        return each(array.to_pylist(), lambda v: float_bits(v, ">d"))
     if types.is_decimal(kind):
         return each(array.to_pylist(), lambda v: format(v, "f"))
     if types.is_date32(kind):
@@ -247,6 +229,10 @@ def observe(engine, directory, column):
     if not os.path.isdir(directory):
         return {"missing": True}
     data = pyarrow.dataset.dataset(directory, format="parquet", partitioning=None)
+    if not data.files:
+        # The old directory was opened before the swap and listed after its
+        # files were removed.
+        return {"missing": True}
     counts = pyarrow.compute.value_counts(data.to_table(columns=[column])[column].cast("string"))
     return {"values": {entry["values"].as_py(): entry["counts"].as_py() for entry in counts}}
 

@@ -47,8 +47,10 @@ impl Sync<'_> {
             let stale: Vec<_> = kept.into_iter().filter(|index| !still.contains(index)).collect();
             self.ask_writers(&stale).await?;
         }
-        let actions: Vec<_> = self.tables.iter().map(|table| table.action).collect();
-        if resume::is_worth_it(&actions) {
+        let staged =
+            |table: &TableRun| table.saved(&self.keeper).map_or(0, |saved| saved.staged.len());
+        let left: Vec<_> = self.tables.iter().map(|table| (table.action, staged(table))).collect();
+        if resume::is_worth_it(&left) {
             return Ok(load);
         }
         self.start_anew(load).await

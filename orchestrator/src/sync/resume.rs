@@ -5,9 +5,9 @@
 //! |---|---|---|---|
 //! | yes | – | – | [`Action::Done`] |
 //! | no | every chunk | – | [`Action::CommitStaged`] |
-//! | no | some chunks | yes | [`Action::ReadMissing`] |
-//! | no | some chunks | no | [`Action::ReadAll`]: never chunks across snapshots |
-//! | no | none, or other settings | – | [`Action::ReadAll`] |
+//! | no | some chunks or none | yes | [`Action::ReadMissing`]: the same point in time |
+//! | no | some chunks or none | no | [`Action::ReadAll`]: never chunks across snapshots |
+//! | no | with other settings | – | [`Action::ReadAll`] |
 
 use proto::v1::CommitRecord;
 use uuid::Uuid;
@@ -42,7 +42,7 @@ pub fn decide(
     let Some(saved) = saved.filter(|saved| is_of(saved, settings)) else { return Action::ReadAll };
     if saved.is_complete() {
         Action::CommitStaged
-    } else if !saved.staged.is_empty() && live_load == Some(saved.id.as_str()) {
+    } else if live_load == Some(saved.id.as_str()) {
         Action::ReadMissing
     } else {
         Action::ReadAll
@@ -67,12 +67,17 @@ pub fn is_outdated(run: &Run, last_commits: &[Option<&CommitRecord>]) -> bool {
     runs.any(|committed| committed > run_id)
 }
 
-/// Whether continuing the interrupted run saves any work. With nothing kept, a
-/// new run is as quick and more recent; with nothing left, the interrupted run
-/// was complete, and a sync that asks for a refresh gets one.
-pub fn is_worth_it(actions: &[Action]) -> bool {
-    actions.iter().any(|action| *action != Action::ReadAll)
-        && actions.iter().any(|action| *action != Action::Done)
+/// Whether continuing the interrupted run saves any work; `tables`: each one's
+/// action and how many chunks it has staged. With nothing kept, a new run is as
+/// quick and more recent; with nothing left, the interrupted run was complete,
+/// and a sync that asks for a refresh gets one.
+pub fn is_worth_it(tables: &[(Action, usize)]) -> bool {
+    let kept = |(action, staged): &(Action, usize)| match action {
+        Action::Done | Action::CommitStaged => true,
+        Action::ReadMissing => *staged > 0,
+        Action::ReadAll => false,
+    };
+    tables.iter().any(kept) && tables.iter().any(|(action, _)| *action != Action::Done)
 }
 
 #[cfg(test)]
@@ -110,7 +115,7 @@ mod tests {
                         let expected = match (commit, ours, staged, live) {
                             (Some(c), ..) if c.commit_id == "run.h" => Action::Done,
                             (_, true, 3, _) => Action::CommitStaged,
-                            (_, true, 1 | 2, Some("L")) => Action::ReadMissing,
+                            (_, true, 0..=2, Some("L")) => Action::ReadMissing,
                             _ => Action::ReadAll,
                         };
                         let decided = decide(&settings, commit.as_ref(), Some(&state), live);
@@ -153,11 +158,13 @@ mod tests {
     #[test]
     fn a_run_is_continued_when_something_is_kept_and_something_is_left() {
         use Action::*;
-        assert!(is_worth_it(&[Done, ReadAll]));
-        assert!(is_worth_it(&[CommitStaged]));
-        assert!(is_worth_it(&[ReadMissing, ReadAll]));
-        assert!(!is_worth_it(&[ReadAll, ReadAll]));
-        assert!(!is_worth_it(&[Done, Done]));
+        assert!(is_worth_it(&[(Done, 0), (ReadAll, 0)]));
+        assert!(is_worth_it(&[(Done, 0), (ReadMissing, 0)]));
+        assert!(is_worth_it(&[(CommitStaged, 3)]));
+        assert!(is_worth_it(&[(ReadMissing, 1), (ReadAll, 0)]));
+        assert!(!is_worth_it(&[(ReadMissing, 0), (ReadMissing, 0)]));
+        assert!(!is_worth_it(&[(ReadAll, 2), (ReadAll, 0)]));
+        assert!(!is_worth_it(&[(Done, 0), (Done, 0)]));
         assert!(!is_worth_it(&[]));
     }
 }

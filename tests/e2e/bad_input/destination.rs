@@ -140,8 +140,13 @@ fn another_program_on_the_writers_port_is_named_and_told_nothing() -> Result<()>
         file["writer"]["grpc_port"] = json!(9);
         file["writer"]["server_host"] = json!("no-such-host.invalid");
     };
-    refused_by(&project, "destination.json", change, &["no-such-host.invalid:9", "grpc_port"])?;
-    let named = ["127.0.0.1:9", "source-svc"];
+    refused_by(
+        &project,
+        "destination.json",
+        change,
+        &["no-such-host.invalid:9", "grpc_port", "lookup"],
+    )?;
+    let named = ["127.0.0.1:9", "source-svc", "refused"];
     refused_with(&project, &["--source", "127.0.0.1:9"], &named)?;
     Ok(())
 }

@@ -33,6 +33,7 @@ fn a_malformed_file_is_named_with_line_and_column() -> Result<()> {
         refused_as(&project, file, cut, &[file, "line 3", "column 15"])?;
         refused_as(&project, file, b"{\"a\": \"\xff\xfe\"}", &[file, "UTF-8"])?;
     }
+    // An empty state is that of a first run.
     for file in &FILES[..3] {
         refused_as(&project, file, b"", &[file, "line 1"])?;
         refused_as(&project, file, b"[1]", &[file])?;
@@ -48,7 +49,7 @@ fn a_file_that_is_not_there_is_named_with_its_path() -> Result<()> {
         std::fs::rename(&path, &away)?;
         refused(&project, &[file, "path"])?;
         std::fs::create_dir(&path)?;
-        refused(&project, &[file, "directory"])?;
+        refused(&project, &[file, "Is a directory", "name the file"])?;
         std::fs::remove_dir(&path)?;
         std::fs::rename(&away, &path)?;
     }

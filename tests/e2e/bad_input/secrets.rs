@@ -17,7 +17,8 @@ const ENCRYPTION_KEY: &str = "the key of the config files";
 const PASSPHRASE: &str = "the passphrase of the ssh key";
 const SSH_PASSWORD: &str = "the password at the ssh server";
 const WRONG: &str = "not-the-password-nor-the-token";
-const DEBUG: [(&str, &str); 1] = [("TIDEWATER_LOG", "debug")];
+/// As much as there is to log.
+const TRACE: [(&str, &str); 1] = [("TIDEWATER_LOG", "trace")];
 
 /// A private key that PASSPHRASE opens.
 fn encrypted_key(directory: &Path) -> Result<String> {
@@ -35,16 +36,16 @@ fn body(pem: &str) -> Vec<&str> {
     pem.lines().filter(|line| line.len() > 20 && !line.starts_with("-----")).collect()
 }
 
-/// Runs a command at the debug level; nothing it leaves shows a secret.
+/// Runs a command that logs everything; nothing it leaves shows a secret.
 fn quiet(project: &Project, arguments: &[&str], secrets: &[&str]) -> Result<Outcome> {
     let key = ["--encryption-key", ENCRYPTION_KEY];
-    let outcome = project.start_with(&[arguments, &key].concat(), &DEBUG)?.wait()?;
+    let outcome = project.start_with(&[arguments, &key].concat(), &TRACE)?.wait()?;
     shows_no_secret(project, &outcome, secrets)?;
     Ok(outcome)
 }
 
 #[test]
-fn no_secret_of_a_config_file_is_shown_at_the_debug_level() -> Result<()> {
+fn no_secret_of_a_config_file_is_shown_however_much_is_logged() -> Result<()> {
     let project = synced("secrets", ORDERS)?;
     let made = project.database().server.certificates().context("the shared server offers TLS")?;
     let client_key = std::fs::read_to_string(&made.client_key)?;
@@ -64,7 +65,7 @@ fn no_secret_of_a_config_file_is_shown_at_the_debug_level() -> Result<()> {
         &Project::SYNC,
     ] {
         let said = run(arguments)?.succeeded()?.stderr;
-        ensure!(said.contains("\"DEBUG\""), "nothing was logged:\n{said}");
+        ensure!(said.contains("\"TRACE\""), "nothing was logged:\n{said}");
     }
 
     let good = project.read("source.json")?;
@@ -106,7 +107,7 @@ fn the_token_between_our_own_processes_is_not_shown() -> Result<()> {
         source["port"] = json!(port);
         source["retry_count"] = json!(0);
     })?;
-    let sync = project.start_with(&Project::SYNC, &DEBUG)?;
+    let sync = project.start_with(&Project::SYNC, &TRACE)?;
     let (connection, _) = silent.accept()?;
     let mut tokens = Vec::new();
     for (pid, _) in children(sync.pid())? {
@@ -130,7 +131,7 @@ fn services_apart_show_neither_their_token_nor_what_they_are_sent() -> Result<()
     let run = |token: &str| {
         let addresses = ["--source", source.address(), "--writer", writer.address()];
         let arguments = [&Project::SYNC[..], &addresses, &["--token", token]].concat();
-        project.start_with(&arguments, &DEBUG)?.wait()
+        project.start_with(&arguments, &TRACE)?.wait()
     };
     let secrets = [TOKEN, WRONG, PASSWORD];
     let outcome = run(TOKEN)?.succeeded()?;

@@ -14,6 +14,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use chrono::{SecondsFormat, Utc};
 use proto::v1::commit_request::Mode;
@@ -26,6 +27,11 @@ use crate::storage::{self, TableLock, TablePaths};
 
 /// With more directories than this the whole file system is synced once.
 const SYNC_EACH: usize = 32;
+
+/// A reader that opened the old directory before the exchange and lists it
+/// afterwards must still find its files: an empty listing would pass for an
+/// empty table.
+const READER_GRACE: Duration = Duration::from_millis(500);
 
 /// What a commit came to.
 #[derive(Debug, PartialEq)]
@@ -67,8 +73,13 @@ pub fn commit(paths: &TablePaths, request: &CommitRequest) -> Result<Committed, 
         clean_up(&[next]);
         return Err(error);
     }
+    let replaced = matches!(before, Live::Ours(_));
     let old = publish(paths, &next, before, &request.commit_id)?;
-    clean_up(&[old, load]);
+    clean_up(&[load]);
+    if replaced {
+        std::thread::sleep(READER_GRACE);
+    }
+    clean_up(&[old]);
     Ok(Committed { record, already: false })
 }
 
