@@ -146,7 +146,9 @@ mod tests {
 
     #[test]
     fn every_digit_arrives() {
-        let cases: [(&[u16], i16, u16, (u8, i8), i128); 10] = [
+        /// Digits, weight, sign, (precision, scale), and the value times 10^scale.
+        type Case<'a> = (&'a [u16], i16, u16, (u8, i8), i128);
+        let cases: [Case; 10] = [
             (&[], 0, 0, (10, 2), 0),
             (&[1], 0, 0, (10, 2), 100),
             (&[1, 5000], 0, 0, (10, 2), 150),

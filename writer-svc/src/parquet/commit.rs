@@ -259,7 +259,8 @@ mod tests {
 
     #[test]
     fn a_commit_after_a_crash_at_any_step_ends_in_the_new_content() {
-        let steps: [(&str, fn(&TablePaths, &CommitRequest)); 5] = [
+        type Crash = fn(&TablePaths, &CommitRequest);
+        let steps: [(&str, Crash); 5] = [
             ("before the build", |_, _| {}),
             ("while building", |paths, _| {
                 let next = paths.staging.join(".commit-c2");
