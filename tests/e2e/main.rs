@@ -21,7 +21,7 @@ mod split_column;
 mod state;
 mod types;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Result;
 use serde_json::{Value, json};
@@ -30,7 +30,7 @@ use tests::run::Project;
 
 /// A file of `fixtures/`.
 fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
+    tests::parts::package().join("fixtures").join(name)
 }
 
 /// A database made by `sql`, and a project on it whose `streams.json` is

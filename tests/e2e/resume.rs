@@ -150,7 +150,7 @@ fn after_the_grace_time_the_table_starts_again_under_a_new_snapshot() -> Result<
 }
 
 #[test]
-fn a_committed_table_is_not_read_again_and_a_staged_one_only_committed() -> Result<()> {
+fn a_committed_table_is_not_read_again() -> Result<()> {
     let project = gate::project("committed_before")?;
     let gate = Gate::shut(project.database(), "second")?;
     let local = Project::SYNC.map(str::to_owned);

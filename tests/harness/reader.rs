@@ -76,7 +76,7 @@ pub const METADATA: [&str; 5] =
     ["_olake_id", "_olake_timestamp", "_op_type", "_cdc_timestamp", "_cdc_lsn"];
 
 fn script() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("readers/reader.py")
+    crate::parts::package().join("readers/reader.py")
 }
 
 /// Reads one table.
