@@ -246,28 +246,6 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_opened_the_old_directory_still_lists_its_files() {
-        let root = tempfile::tempdir().unwrap();
-        let paths = paths(root.path());
-        first_commit(&paths);
-        // Opened, and not read yet: the moment before the exchange.
-        let opened = fs::read_dir(&paths.live).unwrap();
-        let staged = vec![stage(&paths, "load2", 0, &[("", "new", 1)])];
-        let names: Vec<_> = std::thread::scope(|scope| {
-            let commit = scope.spawn(|| commit(&paths, &request("c2", "load2", staged)).unwrap());
-            // Both directories have a record, so it can be read at any moment.
-            while record::read(&paths.live).unwrap().unwrap().commit_id != "c2" {
-                std::thread::yield_now();
-            }
-            let names = opened.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-            let names = names.collect();
-            commit.join().unwrap();
-            names
-        });
-        assert!(names.iter().any(|name: &String| name.ends_with(".parquet")), "{names:?}");
-    }
-
-    #[test]
     fn a_repeated_commit_changes_nothing() {
         let root = tempfile::tempdir().unwrap();
         let paths = paths(root.path());
