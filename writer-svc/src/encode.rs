@@ -6,6 +6,7 @@
 //! bounds the memory.
 
 use std::fs::File;
+use std::io::BufWriter;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, RecordBatch};
@@ -17,6 +18,9 @@ use crate::encoding;
 use crate::error::WriterError;
 use crate::stage::{OpenFile, Stage};
 
+/// Bytes written to a file at once. With parquet's own 8 KiB, most writes began
+/// within a page, which the file system then filled with zeros first.
+const WRITE_BYTES: usize = 1 << 20;
 /// A batch is cut so that one slice adds no more than this part of a file.
 const SLICES_PER_FILE: usize = 4;
 
@@ -34,7 +38,7 @@ struct Open {
     partition: String,
     rows: u64,
     file: OpenFile,
-    writer: ArrowWriter<File>,
+    writer: ArrowWriter<BufWriter<File>>,
 }
 
 impl Encoder {
@@ -118,6 +122,7 @@ impl Encoder {
     fn open(&mut self, partition: &str) -> Result<(), WriterError> {
         let (file, open) = self.stage.open(partition)?;
         let schema = Arc::clone(&self.schema);
+        let file = BufWriter::with_capacity(WRITE_BYTES, file);
         let writer = ArrowWriter::try_new(file, schema, self.properties.clone())
             .map_err(WriterError::parquet(&open.location))?;
         self.open = Some(Open { partition: partition.to_owned(), rows: 0, file: open, writer });
@@ -127,6 +132,9 @@ impl Encoder {
     fn close(&mut self) -> Result<(), WriterError> {
         let Some(Open { rows, file, writer, .. }) = self.open.take() else { return Ok(()) };
         let written = writer.into_inner().map_err(WriterError::parquet(&file.location))?;
+        let written = written
+            .into_inner()
+            .map_err(|e| WriterError::io("writing", &file.location)(e.into_error()))?;
         self.stage.close(file, written, rows)
     }
 }
