@@ -18,6 +18,7 @@ mod rolling;
 mod sessions;
 mod shop;
 mod split_column;
+mod ssh;
 mod state;
 mod types;
 

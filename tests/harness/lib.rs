@@ -5,8 +5,10 @@
 //! - [`parts`]: where installed parts lie, and what to say when one is missing
 //! - [`builds`]: the PostgreSQL builds found on this machine
 //! - [`account`]: the account PostgreSQL runs under when we are root
+//! - [`supervisor`]: servers that end with us
 //! - [`certificates`]: a certificate authority made for one server
 //! - [`postgres`]: a throwaway server, its databases and `psql`
+//! - [`sshd`]: a throwaway SSH server with an account and names of its own
 //! - [`run`]: the `orchestrator` program with its three config files
 //! - [`services`]: `source-svc` and `writer-svc` on their own
 //! - [`gate`]: tables whose reading waits, to hold a sync at a known moment
@@ -33,6 +35,8 @@ pub mod random_schema;
 pub mod reader;
 pub mod run;
 pub mod services;
+pub mod sshd;
+pub mod supervisor;
 pub mod truth;
 pub mod verify;
 pub mod watch;

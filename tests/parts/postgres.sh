@@ -67,9 +67,8 @@ install_wheel() {
 # Debian's server, without letting it make or start a cluster.
 install_debian() {
   apt_install postgresql-common || return 1
-  local conf=/etc/postgresql-common/createcluster.conf sudo=()
-  [[ $(id -u) -eq 0 ]] || sudo=(sudo)
-  "${sudo[@]}" sed -i -E 's/^#? *create_main_cluster *=.*/create_main_cluster = false/' "$conf"
+  local conf=/etc/postgresql-common/createcluster.conf
+  as_root sed -i -E 's/^#? *create_main_cluster *=.*/create_main_cluster = false/' "$conf"
   apt_install postgresql-15
 }
 
