@@ -29,9 +29,9 @@ Tidewater: PostgreSQL tables into Parquet files.
   ./build.sh help                                this text
 
 Programs are built with cargo when their sources have changed. demo, test and
-bench install what they need besides and say so: a C compiler, PostgreSQL, an SSH
-server for the tests, and Python with DuckDB, pyarrow and pandas, under $TIDEWATER_PARTS (as root
-/var/cache/tidewater, else ~/.cache/tidewater).
+bench install what they need besides and say so: a C compiler, PostgreSQL, an
+SSH server for the tests, and Python with DuckDB, pyarrow and pandas, under
+$TIDEWATER_PARTS (as root /var/cache/tidewater, else ~/.cache/tidewater).
 USAGE
 }
 

@@ -97,5 +97,5 @@ if [[ $got -ne 0 ]] && ! any_installed; then
   install_debian ||
     die "could not install a PostgreSQL server: run 'apt-get install postgresql' as root, then try again"
 elif [[ $got -ne 0 ]]; then
-  say "going on with the PostgreSQL that is here; fewer majors are tested"
+  say "going on with the PostgreSQL that is here; tests that need two majors fail when there is one"
 fi
