@@ -20,6 +20,7 @@ mod shop;
 mod split_column;
 mod ssh;
 mod state;
+mod terminal;
 mod types;
 
 use std::path::PathBuf;

@@ -10,6 +10,7 @@
 //! - [`postgres`]: a throwaway server, its databases and `psql`
 //! - [`sshd`]: a throwaway SSH server with an account and names of its own
 //! - [`run`]: the `orchestrator` program with its three config files
+//! - [`terminal`]: a terminal, and what a command leaves on it
 //! - [`services`]: `source-svc` and `writer-svc` on their own
 //! - [`gate`]: tables whose reading waits, to hold a sync at a known moment
 //! - [`moment`]: moments of a sync, observed from outside
@@ -37,6 +38,7 @@ pub mod run;
 pub mod services;
 pub mod sshd;
 pub mod supervisor;
+pub mod terminal;
 pub mod truth;
 pub mod verify;
 pub mod watch;
