@@ -102,7 +102,8 @@ demo() {
   "$root/tests/parts/postgres.sh" one
   "$root/tests/parts/venv.sh"
   build all
-  exec "$target/release/demo" "$@"
+  # As cargo would: it runs the project's own commands.
+  CARGO_MANIFEST_DIR=$root/tests exec "$target/release/demo" "$@"
 }
 
 bench() {
