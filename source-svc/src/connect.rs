@@ -20,7 +20,7 @@ use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::config::Config;
-use crate::dial::{Stream, dial, is_socket, unreachable_server};
+use crate::dial::{Stream, dial, is_socket, no_answer, unreachable_server};
 use crate::error::{SourceError, chain};
 use crate::params::TargetSession;
 use crate::tap::{Tap, Tapped, TappedTls};
@@ -79,7 +79,7 @@ impl Session {
             let error = match timeout(budget, attempt(config, application_name)).await {
                 Ok(Ok(session)) => return Ok(session),
                 Ok(Err(error)) => error,
-                Err(_) => unreachable_server(config, format!("no answer within {budget:.0?}")),
+                Err(_) => no_answer(config, budget),
             };
             let pause = backoff.mul_f64(rand::random_range(0.75..1.25));
             if !error.is_transient() || retries == 0 || Instant::now() + pause >= deadline {

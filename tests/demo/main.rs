@@ -178,7 +178,7 @@ fn driver_postgres(arguments: &[&str], stdout: Stdio) -> Result<bool> {
     let status = Command::new("./build.sh")
         .arg("driver-postgres")
         .args(arguments)
-        .current_dir(project_root())
+        .current_dir(project_root()?)
         .stdout(stdout)
         .status()
         .context("starting ./build.sh")?;
@@ -189,8 +189,9 @@ fn shown(arguments: &[&str]) -> String {
     format!("./build.sh driver-postgres {}", arguments.join(" ")).replace(" --", " \\\n    --")
 }
 
-fn project_root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package lies in the project").into()
+fn project_root() -> Result<PathBuf> {
+    let package = tests::parts::package();
+    Ok(package.parent().context("the package lies in the project")?.to_owned())
 }
 
 fn headline(text: &str) {

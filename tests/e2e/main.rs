@@ -18,7 +18,9 @@ mod rolling;
 mod sessions;
 mod shop;
 mod split_column;
+mod ssh;
 mod state;
+mod terminal;
 mod types;
 
 use std::path::PathBuf;

@@ -5,9 +5,12 @@
 //! - [`parts`]: where installed parts lie, and what to say when one is missing
 //! - [`builds`]: the PostgreSQL builds found on this machine
 //! - [`account`]: the account PostgreSQL runs under when we are root
+//! - [`supervisor`]: servers that end with us
 //! - [`certificates`]: a certificate authority made for one server
 //! - [`postgres`]: a throwaway server, its databases and `psql`
+//! - [`sshd`]: a throwaway SSH server with an account and names of its own
 //! - [`run`]: the `orchestrator` program with its three config files
+//! - [`terminal`]: a terminal, and what a command leaves on it
 //! - [`services`]: `source-svc` and `writer-svc` on their own
 //! - [`gate`]: tables whose reading waits, to hold a sync at a known moment
 //! - [`moment`]: moments of a sync, observed from outside
@@ -33,6 +36,9 @@ pub mod random_schema;
 pub mod reader;
 pub mod run;
 pub mod services;
+pub mod sshd;
+pub mod supervisor;
+pub mod terminal;
 pub mod truth;
 pub mod verify;
 pub mod watch;

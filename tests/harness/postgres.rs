@@ -1,9 +1,8 @@
 //! A throwaway PostgreSQL server, its databases and `psql`.
 //!
 //! The server listens on 127.0.0.1 (password, SCRAM) and on a Unix socket in
-//! its own directory (trusted; what `psql` here uses). It runs under a small
-//! shell that holds the read end of a pipe of ours: however we end, the pipe
-//! closes, the shell stops the server and removes its directory.
+//! its own directory (trusted; what `psql` here uses). However we end, it ends
+//! too, and its directory goes ([`crate::supervisor`]).
 //!
 //! Most tests share one server ([`Server::shared`]) and have a database each
 //! ([`Database::new`]).
@@ -22,6 +21,8 @@ use tempfile::TempDir;
 
 use crate::account::Account;
 use crate::certificates::Certificates;
+use crate::sshd;
+use crate::supervisor::{End, Supervised};
 
 pub use crate::builds::Build;
 
@@ -32,26 +33,14 @@ pub const PASSWORD: &str = r#"pa'ss w"or\d%40@:/"#;
 
 const START_LIMIT: Duration = Duration::from_secs(60);
 
-/// Waits for a line, or the pipe's end, on stdin; then stops the server with
-/// the signal and, if it is a throwaway one, removes its directory.
-const SUPERVISOR: &str = r#"
-trap '' INT TERM HUP
-signal=$1; remove=$2; shift 2
-"$@" </dev/null &
-server=$!
-read -r _
-kill -s "$signal" "$server" 2>/dev/null
-wait "$server"
-[ -z "$remove" ] || rm -rf "$remove"
-"#;
-
 /// How a server differs from the usual one.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
     /// Settings beyond the usual (`wal_level=logical`, `fsync=off`, …), which
     /// they override.
     pub settings: Vec<(String, String)>,
-    /// Offer TLS with a certificate made for `localhost` and 127.0.0.1.
+    /// Offer TLS with a certificate made for `localhost`, 127.0.0.1 and
+    /// [`sshd::INSIDE`].
     pub tls: bool,
     /// Lines of pg_hba.conf that go before the usual ones.
     pub hba: Vec<String>,
@@ -75,8 +64,8 @@ pub struct Server {
     port: u16,
     directory: PathBuf,
     certificates: Option<Certificates>,
-    supervisor: Child,
-    // Last: the directory goes after the supervisor.
+    _process: Supervised,
+    // Last: the directory goes after the process.
     _throwaway: Option<TempDir>,
 }
 
@@ -122,13 +111,13 @@ impl Server {
         std::fs::write(data.join("pg_hba.conf"), hba(options))?;
         let port = free_port()?;
         write_settings(&directory, port, options)?;
-        let supervisor = supervise(build, &account, &directory, throwaway.is_some())?;
+        let process = run(build, &account, &directory, throwaway.is_some())?;
         let mut server = Server {
             build: build.clone(),
             port,
             directory,
             certificates,
-            supervisor,
+            _process: process,
             _throwaway: throwaway,
         };
         server.wait_until_ready()?;
@@ -233,14 +222,6 @@ impl Server {
                 }
             }
         }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // Closes the pipe; the supervisor does the rest.
-        drop(self.supervisor.stdin.take());
-        let _ = self.supervisor.wait();
     }
 }
 
@@ -361,7 +342,8 @@ fn initdb(build: &Build, account: &Account, directory: &Path) -> Result<()> {
 fn server_certificates(account: &Account, directory: &Path) -> Result<Certificates> {
     let dir = directory.join("tls");
     std::fs::create_dir_all(&dir)?;
-    let made = Certificates::make(&dir, &["DNS:localhost", "IP:127.0.0.1"], USER)?;
+    let inside = format!("DNS:{}", sshd::INSIDE);
+    let made = Certificates::make(&dir, &["DNS:localhost", "IP:127.0.0.1", &inside], USER)?;
     account.own(&dir)?;
     // The server refuses a key that others may read.
     account.own(&made.server_key)?;
@@ -416,19 +398,18 @@ fn write_settings(directory: &Path, port: u16, options: &Options) -> Result<()> 
     Ok(())
 }
 
-fn supervise(build: &Build, account: &Account, directory: &Path, throwaway: bool) -> Result<Child> {
+fn run(build: &Build, account: &Account, directory: &Path, throwaway: bool) -> Result<Supervised> {
     let log = std::fs::File::create(directory.join("log"))?;
-    let mut command = account.command("/bin/sh");
-    command.args(["-c", SUPERVISOR, "supervisor", if throwaway { "QUIT" } else { "INT" }]);
-    command.arg(if throwaway { directory.as_os_str() } else { "".as_ref() });
-    command.arg(build.program("postgres")).arg("-D").arg(directory.join("data"));
-    if let Some(lib) = &build.lib {
-        command.env("LD_LIBRARY_PATH", lib);
-    }
-    command.current_dir("/").stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log);
-    command.spawn().context("starting PostgreSQL")
+    let mut server = build.command("postgres");
+    server.arg("-D").arg(directory.join("data"));
+    let end = match throwaway {
+        true => End { signal: "QUIT", remove: Some(directory) },
+        false => End { signal: "INT", remove: None },
+    };
+    Supervised::start(account, &server, log, end)
 }
 
-fn free_port() -> Result<u16> {
+/// A port of 127.0.0.1 that nobody listens on just now.
+pub(crate) fn free_port() -> Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }

@@ -191,10 +191,16 @@ impl Project {
         arguments: &[S],
         environment: &[(&str, &str)],
     ) -> Result<Running> {
-        let mut command = Command::new(program("orchestrator")?);
-        command.args(arguments).current_dir(self.path());
-        command.env_remove("TIDEWATER_TOKEN").envs(environment.iter().copied());
+        let mut command = self.command(arguments)?;
+        command.envs(environment.iter().copied());
         Running::spawn(command)
+    }
+
+    /// A command in this directory, not started.
+    pub fn command<S: AsRef<std::ffi::OsStr>>(&self, arguments: &[S]) -> Result<Command> {
+        let mut command = Command::new(program("orchestrator")?);
+        command.args(arguments).current_dir(self.path()).env_remove("TIDEWATER_TOKEN");
+        Ok(command)
     }
 }
 
