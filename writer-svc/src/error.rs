@@ -156,11 +156,13 @@ pub enum WriterError {
         attempts: u32,
     },
     /// A swap that failed, and the table cannot be asked whether it was made.
-    #[error("whether the commit to {table} has been made is not known")]
+    #[error("whether the commit to {table} has been made is not known ({cause})")]
     CommitUnclear {
         /// "database.table".
         table: String,
-        /// Why.
+        /// What became of the swap.
+        cause: String,
+        /// Why nothing more can be said.
         source: Box<WriterError>,
     },
     /// More streams than the writer was told to take.
@@ -266,10 +268,9 @@ impl WriterError {
                 ErrorCode::Conflict,
                 "let one run at a time write a table; sync again for the content of now".to_owned(),
             ),
-            E::Contended { .. } => (
-                ErrorCode::Conflict,
-                "run again when fewer others write to the table".to_owned(),
-            ),
+            E::Contended { .. } => {
+                (ErrorCode::Conflict, "run again when fewer others write to the table".to_owned())
+            }
             E::CommitUnclear { .. } => (
                 ErrorCode::Unavailable,
                 "run the same command again: a commit that was made is found and not repeated"

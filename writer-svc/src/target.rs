@@ -5,9 +5,7 @@
 
 use arrow::datatypes::{Schema, SchemaRef};
 use proto::v1::destination::Kind;
-use proto::v1::{
-    CommitRecord, CommitRequest, Destination, PrepareRequest, StageRequest, Table,
-};
+use proto::v1::{CommitRecord, CommitRequest, Destination, PrepareRequest, StageRequest, Table};
 
 use crate::error::WriterError;
 use crate::iceberg::{self, IcebergTable};
@@ -20,7 +18,7 @@ use crate::storage;
 const DEFAULT_FILE_MB: u32 = 512;
 
 /// What a commit came to.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Committed {
     /// As it stands in the table.
     pub record: CommitRecord,

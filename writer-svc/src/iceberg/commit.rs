@@ -53,7 +53,8 @@ pub fn commit(table: &IcebergTable, request: &CommitRequest) -> Result<Committed
     }
     plain("commit_id", &request.commit_id)?;
     check_chunks(request)?;
-    Commit { table, request, began: None, added: None, unclear: None }.run()
+    let mut commit = Commit { table, request, began: None, added: None, unclear: None };
+    commit.run().map_err(|error| commit.end(error))
 }
 
 /// A commit under way.
@@ -64,8 +65,14 @@ struct Commit<'a> {
     began: Option<Option<String>>,
     /// Made by the first attempt that came so far.
     added: Option<Added>,
-    /// Why it is not known whether an attempt was made.
-    unclear: Option<WriterError>,
+    /// The attempt of which it is not known whether it was or will be made.
+    unclear: Option<Unclear>,
+}
+
+/// A swap without an answer. It is refused once its base is no longer current.
+struct Unclear {
+    cause: WriterError,
+    base: Option<String>,
 }
 
 /// The new files, in manifests that fit any snapshot.
@@ -77,16 +84,12 @@ struct Added {
 }
 
 impl Commit<'_> {
-    fn run(mut self) -> Result<Committed, WriterError> {
+    fn run(&mut self) -> Result<Committed, WriterError> {
         for attempt in 0..ATTEMPTS {
             if attempt > 0 {
                 std::thread::sleep(wait(attempt));
             }
-            let base = match self.table.load() {
-                Ok(base) => base,
-                // What cannot be looked up remains unclear.
-                Err(error) => return Err(self.unclear.map_or(error, |cause| self.table.unclear(cause))),
-            };
+            let base = self.table.load()?;
             if let Some(base) = &base
                 && let Some(record) = position::find(&base.metadata, &self.request.commit_id)
             {
@@ -94,6 +97,8 @@ impl Commit<'_> {
                 self.clean_up(&layout, &[]);
                 return Ok(committed(base.metadata.location(), record, attempt == 0));
             }
+            let current = base.as_ref().map(|base| base.location.clone());
+            self.unclear = self.unclear.take().filter(|unclear| unclear.base == current);
             self.check_position(base.as_ref())?;
             let (made, written) = self.derive(base.as_ref())?;
             match self.table.catalog.swap(&self.table.name, base.as_ref(), &made.next)? {
@@ -107,15 +112,26 @@ impl Commit<'_> {
                         table = %self.table.name, commit = self.request.commit_id,
                         "whether a swap was made is not known: {cause}"
                     );
-                    self.unclear = Some(cause);
+                    self.unclear = Some(Unclear { cause, base: current });
                 }
             }
         }
-        let table = self.table;
-        Err(match self.unclear {
-            Some(cause) => table.unclear(cause),
-            None => WriterError::Contended { table: table.name.to_string(), attempts: ATTEMPTS },
-        })
+        Err(WriterError::Contended { table: self.table.name.to_string(), attempts: ATTEMPTS })
+    }
+
+    /// The end of a commit that is not made, or not known to be.
+    fn end(&mut self, error: WriterError) -> WriterError {
+        if let Some(unclear) = &self.unclear {
+            return WriterError::CommitUnclear {
+                table: self.table.name.to_string(),
+                cause: unclear.cause.to_string(),
+                source: Box::new(error),
+            };
+        }
+        for manifest in self.added.iter().flat_map(|added| &added.manifests) {
+            discard(self.table, &manifest.manifest_path);
+        }
+        error
     }
 
     /// Another commit of ours in between fences this one; so does a Prepare
@@ -165,8 +181,11 @@ impl Commit<'_> {
             None => Removed::default(),
         };
         manifests.extend(removed.manifests);
-        let operation =
-            if removed.tally == Tally::default() { Operation::Append } else { Operation::Overwrite };
+        let operation = if removed.tally == Tally::default() {
+            Operation::Append
+        } else {
+            Operation::Overwrite
+        };
         let mut summary = snapshot::summary(&added.tally, &removed.tally, &added.tally);
         summary.extend(position::summary(&self.request.commit_id, &self.request.load_id));
         let list = format!("{}/snap-{}-0-{id}.avro", layout.metadata, draft.snapshot_id);
@@ -201,9 +220,8 @@ impl Commit<'_> {
     /// that the commit has been made all the same.
     fn forget_unless_made(&self, written: &[String]) -> Result<(), WriterError> {
         let now = self.table.load()?;
-        let made = now.is_some_and(|now| {
-            position::find(&now.metadata, &self.request.commit_id).is_some()
-        });
+        let made =
+            now.is_some_and(|now| position::find(&now.metadata, &self.request.commit_id).is_some());
         if !made {
             for location in written {
                 discard(self.table, location);
@@ -212,7 +230,7 @@ impl Commit<'_> {
         Ok(())
     }
 
-    fn swapped(mut self, made: Made) -> Result<Committed, WriterError> {
+    fn swapped(&mut self, made: Made) -> Result<Committed, WriterError> {
         let metadata = &made.next.metadata;
         let record = position::record(&made.snapshot)
             .ok_or_else(|| WriterError::Internal("a commit has no record".into()))?;
@@ -267,7 +285,8 @@ fn remove(
         if !manifest::may_be_live(&entry) {
             continue;
         }
-        let manifest = manifest::decode(&entry.manifest_path, &table.object(&entry.manifest_path)?)?;
+        let manifest =
+            manifest::decode(&entry.manifest_path, &table.object(&entry.manifest_path)?)?;
         let live = manifest::live(&manifest, &entry)?;
         if live.is_empty() {
             continue;
@@ -286,36 +305,6 @@ fn remove(
         removed.manifests.push(encoded.entry);
     }
     Ok(removed)
-}
-
-impl IcebergTable {
-    /// An object that the table refers to.
-    pub(super) fn object(&self, location: &str) -> Result<bytes::Bytes, WriterError> {
-        self.storage.read(location)?.ok_or_else(|| WriterError::BadTable {
-            table: self.name.to_string(),
-            problem: format!("it refers to {location}, which is not there"),
-        })
-    }
-
-    /// The manifests of the table's current snapshot.
-    pub(super) fn manifests(&self, base: &Loaded) -> Result<Vec<ManifestFile>, WriterError> {
-        let Some(snapshot) = base.metadata.current_snapshot() else { return Ok(Vec::new()) };
-        self.manifests_of(snapshot, base)
-    }
-
-    /// The manifests of any snapshot.
-    pub(super) fn manifests_of(
-        &self,
-        snapshot: &iceberg::spec::Snapshot,
-        base: &Loaded,
-    ) -> Result<Vec<ManifestFile>, WriterError> {
-        let location = snapshot.manifest_list();
-        manifest::decode_list(location, &self.object(location)?, base.metadata.format_version())
-    }
-
-    fn unclear(&self, cause: WriterError) -> WriterError {
-        WriterError::CommitUnclear { table: self.name.to_string(), source: Box::new(cause) }
-    }
 }
 
 fn committed(location: &str, record: CommitRecord, already: bool) -> Committed {
@@ -355,7 +344,8 @@ fn by_size(files: Vec<DataFile>, bytes: fn(&DataFile) -> usize) -> Vec<Vec<DataF
 
 /// About what a file takes in a manifest.
 fn data_file_bytes(file: &DataFile) -> usize {
-    let counts = file.column_sizes().len() + file.value_counts().len() + file.null_value_counts().len();
+    let counts =
+        file.column_sizes().len() + file.value_counts().len() + file.null_value_counts().len();
     let bounds = file.lower_bounds().len() + file.upper_bounds().len();
     200 + file.file_path().len() + 8 * counts + 20 * bounds
 }

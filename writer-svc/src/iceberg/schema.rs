@@ -13,8 +13,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field, Schema as ArrowSchema, SchemaRef as ArrowSchemaRef, TimeUnit};
-use iceberg::spec::{ListType, NestedField, NestedFieldRef, PrimitiveType, Schema, TableMetadata, Type};
+use arrow::datatypes::{
+    DataType, Field, Schema as ArrowSchema, SchemaRef as ArrowSchemaRef, TimeUnit,
+};
+use iceberg::spec::{
+    ListType, NestedField, NestedFieldRef, PrimitiveType, Schema, TableMetadata, Type,
+};
 use parquet::arrow::PARQUET_FIELD_ID_META_KEY;
 
 use crate::error::WriterError;
@@ -71,7 +75,8 @@ pub fn reconcile(metadata: &TableMetadata, staged: &Schema) -> Result<Schema, St
                 return Err(format!("field {} is now named {:?}", field.id, known.name));
             }
             Some(known) if known.field_type != field.field_type => {
-                return Err(format!("column {:?} has become {}", field.name, known.field_type));
+                let kind = type_name(&known.field_type);
+                return Err(format!("column {:?} has become {kind}", field.name));
             }
             Some(known) if known.required && !field.required => {
                 return Err(format!("column {:?} has become required", field.name));
@@ -158,12 +163,13 @@ impl<'a> Column<'a> {
             _ => false,
         }
     }
+}
 
-    fn type_name(&self) -> String {
-        match &self.kind {
-            Kind::Primitive(kind) => kind.to_string(),
-            Kind::List(kind) => format!("list<{kind}>"),
-        }
+/// As in "decimal(10,2)", "list<int>".
+fn type_name(kind: &Type) -> String {
+    match kind {
+        Type::List(list) => format!("list<{}>", type_name(&list.element_field.field_type)),
+        other => other.to_string(),
     }
 }
 
@@ -246,8 +252,8 @@ fn extended(
                 return Err(refuse(format!(
                     "column {:?} is {} there, and {} in the stream",
                     column.name,
-                    field.field_type,
-                    column.type_name()
+                    type_name(&field.field_type),
+                    type_name(&column.field(0, 0).field_type)
                 )));
             }
             Some(field) if field.required && !column.required => {
@@ -259,11 +265,9 @@ fn extended(
             Some(_) => {}
             None => {
                 // Rows that are there have no value for it.
-                let column = Column { name: column.name, required: false, kind: match &column.kind {
-                    Kind::Primitive(kind) => Kind::Primitive(kind.clone()),
-                    Kind::List(kind) => Kind::List(kind.clone()),
-                } };
-                fields.push(column.field(next, next + 1));
+                let mut field = column.field(next, next + 1).as_ref().clone();
+                field.required = false;
+                fields.push(Arc::new(field));
                 next += column.ids();
             }
         }
@@ -375,16 +379,14 @@ mod tests {
         assert_eq!(plan.arrow.field(2).extension_type_name(), Some("arrow.uuid"));
         assert_eq!(plan.arrow.field(4).extension_type_name(), None);
         let types: Vec<_> =
-            plan.table.as_struct().fields().iter().map(|f| f.field_type.to_string()).collect();
-        assert_eq!(types[2..], ["uuid", "list<decimal(12,3)>", "string"]);
+            plan.table.as_struct().fields().iter().map(|f| type_name(&f.field_type)).collect();
+        assert_eq!(types, ["long", "list<string>", "uuid", "list<decimal(12, 3)>", "string"]);
     }
 
     #[test]
     fn a_key_that_iceberg_forbids_is_not_declared() {
-        let layout = ArrowSchema::new(vec![
-            field("x", DataType::Float64),
-            field("y", DataType::Int32),
-        ]);
+        let layout =
+            ArrowSchema::new(vec![field("x", DataType::Float64), field("y", DataType::Int32)]);
         for identifiers in [keys(&["x", "y"]), keys(&["gone"]), keys(&[])] {
             let plan = plan("d.t", None, &layout, &identifiers).unwrap();
             assert_eq!(plan.table.identifier_field_ids().count(), 0, "{identifiers:?}");
@@ -394,10 +396,8 @@ mod tests {
 
     #[test]
     fn columns_of_a_table_keep_their_ids_and_new_ones_come_after() {
-        let first = ArrowSchema::new(vec![
-            field("a", DataType::Int32),
-            field("l", list(DataType::Int32)),
-        ]);
+        let first =
+            ArrowSchema::new(vec![field("a", DataType::Int32), field("l", list(DataType::Int32))]);
         let base = table(&plan("d.t", None, &first, &[]).unwrap().table);
         assert_eq!(base.last_column_id(), 3);
         let second = ArrowSchema::new(vec![
