@@ -5,7 +5,7 @@
 //! changes; a row group is written out when it holds `row_group_bytes`, which
 //! bounds the memory.
 
-use std::fs::File;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, RecordBatch};
@@ -15,14 +15,14 @@ use parquet::file::properties::WriterProperties;
 
 use crate::encoding;
 use crate::error::WriterError;
-use crate::stage::{OpenFile, Stage};
+use crate::stage::{Sink, Stage};
 
 /// A batch is cut so that one slice adds no more than this part of a file.
 const SLICES_PER_FILE: usize = 4;
 
 /// Writes the rows of one chunk into the files of its stage.
 pub struct Encoder {
-    stage: Stage,
+    stage: Box<dyn Stage>,
     schema: SchemaRef,
     max_file_bytes: u64,
     row_group_bytes: usize,
@@ -32,25 +32,19 @@ pub struct Encoder {
 
 struct Open {
     partition: String,
-    rows: u64,
-    file: OpenFile,
-    writer: ArrowWriter<File>,
+    location: PathBuf,
+    writer: ArrowWriter<Box<dyn Sink>>,
 }
 
 impl Encoder {
     /// `schema` is that of every batch to come.
     pub fn new(
-        stage: Stage,
+        stage: Box<dyn Stage>,
         schema: SchemaRef,
         max_file_bytes: u64,
         row_group_bytes: usize,
     ) -> Self {
         Encoder { stage, schema, max_file_bytes, row_group_bytes, properties: None, open: None }
-    }
-
-    /// Where the files go.
-    pub fn stage(&self) -> &Stage {
-        &self.stage
     }
 
     /// Chooses how all files are written by rows like those to come, unless
@@ -74,9 +68,10 @@ impl Encoder {
         Ok(())
     }
 
-    /// Closes the last file; a chunk without rows gets one for its schema.
-    pub fn finish(mut self) -> Result<Stage, WriterError> {
-        if self.open.is_none() && self.stage.is_empty() {
+    /// Closes the last file; a chunk without rows gets one for its schema where
+    /// that is needed.
+    pub fn finish(mut self) -> Result<Box<dyn Stage>, WriterError> {
+        if self.open.is_none() && self.stage.wants_schema_file() {
             let nothing = RecordBatch::new_empty(Arc::clone(&self.schema));
             self.properties = Some(encoding::properties(&nothing, self.row_group_bytes));
             self.open("")?;
@@ -106,8 +101,8 @@ impl Encoder {
         let Some(open) = &mut self.open else {
             return Err(WriterError::Internal("a file was opened and is not there".into()));
         };
-        open.writer.write(batch).map_err(WriterError::parquet(&open.file.location))?;
-        open.rows += batch.num_rows() as u64;
+        open.writer.write(batch).map_err(WriterError::parquet(&open.location))?;
+        self.stage.wrote(batch);
         let size = open.writer.bytes_written() + open.writer.in_progress_size();
         if size as u64 >= self.max_file_bytes {
             self.close()?;
@@ -116,18 +111,19 @@ impl Encoder {
     }
 
     fn open(&mut self, partition: &str) -> Result<(), WriterError> {
-        let (file, open) = self.stage.open(partition)?;
+        let sink = self.stage.open(partition)?;
+        let location = sink.location().to_owned();
         let schema = Arc::clone(&self.schema);
-        let writer = ArrowWriter::try_new(file, schema, self.properties.clone())
-            .map_err(WriterError::parquet(&open.location))?;
-        self.open = Some(Open { partition: partition.to_owned(), rows: 0, file: open, writer });
+        let writer = ArrowWriter::try_new(sink, schema, self.properties.clone())
+            .map_err(WriterError::parquet(&location))?;
+        self.open = Some(Open { partition: partition.to_owned(), location, writer });
         Ok(())
     }
 
     fn close(&mut self) -> Result<(), WriterError> {
-        let Some(Open { rows, file, writer, .. }) = self.open.take() else { return Ok(()) };
-        let written = writer.into_inner().map_err(WriterError::parquet(&file.location))?;
-        self.stage.close(file, written, rows)
+        let Some(Open { location, mut writer, .. }) = self.open.take() else { return Ok(()) };
+        let footer = writer.finish().map_err(WriterError::parquet(&location))?;
+        self.stage.close(writer.inner_mut().as_mut(), &footer)
     }
 }
 
@@ -140,7 +136,7 @@ fn slice_bytes(batch: &RecordBatch) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
+    use std::fs::File;
 
     use arrow::array::{Int64Array, StringArray};
     use arrow::datatypes::{DataType, Field, Schema};
@@ -148,8 +144,8 @@ mod tests {
     use proto::v1::{StageRequest, StagedChunk};
 
     use super::*;
-    use crate::stage::Manifest;
-    use crate::stage::tests::paths;
+    use crate::parquet::stage::tests::paths;
+    use crate::parquet::stage::{DirectoryStage, Manifest};
     use crate::storage::TablePaths;
 
     fn schema() -> SchemaRef {
@@ -173,7 +169,7 @@ mod tests {
         row_group_bytes: usize,
         parts: &[(&str, RecordBatch)],
     ) -> StagedChunk {
-        let stage = Stage::create(paths, "l", 0).unwrap();
+        let stage = Box::new(DirectoryStage::create(paths, "l", 0).unwrap());
         let mut encoder = Encoder::new(stage, schema(), max_file_bytes, row_group_bytes);
         for (partition, batch) in parts {
             encoder.write(partition, batch).unwrap();
