@@ -4,6 +4,7 @@
 //!
 //! - [`parts`]: where installed parts lie, and what to say when one is missing
 //! - [`builds`]: the PostgreSQL builds found on this machine
+//! - [`supervised`]: servers that end with us
 //! - [`account`]: the account PostgreSQL runs under when we are root
 //! - [`certificates`]: a certificate authority made for one server
 //! - [`postgres`]: a throwaway server, its databases and `psql`
@@ -16,6 +17,8 @@
 //! - [`compare`]: rows against rows, first differences first
 //! - [`verify`]: all of that as one call, "the destination equals the source"
 //! - [`watch`]: looks at a directory again and again while something runs
+//! - [`proxy`]: loses or holds one chosen request between two programs
+//! - [`iceberg`]: the same for Iceberg tables: catalogs, stores, engines
 //! - [`random_schema`]: tables of random types with random rows
 //!
 //! Everything a test starts ends with the test, also when it panics or the
@@ -26,13 +29,16 @@ pub mod builds;
 pub mod certificates;
 pub mod compare;
 pub mod gate;
+pub mod iceberg;
 pub mod moment;
 pub mod parts;
 pub mod postgres;
+pub mod proxy;
 pub mod random_schema;
 pub mod reader;
 pub mod run;
 pub mod services;
+pub mod supervised;
 pub mod truth;
 pub mod verify;
 pub mod watch;

@@ -1,16 +1,14 @@
 //! A throwaway PostgreSQL server, its databases and `psql`.
 //!
 //! The server listens on 127.0.0.1 (password, SCRAM) and on a Unix socket in
-//! its own directory (trusted; what `psql` here uses). It runs under a small
-//! shell that holds the read end of a pipe of ours: however we end, the pipe
-//! closes, the shell stops the server and removes its directory.
+//! its own directory (trusted; what `psql` here uses). However we end, it stops
+//! and its directory is removed.
 //!
 //! Most tests share one server ([`Server::shared`]) and have a database each
 //! ([`Database::new`]).
 
 use std::collections::HashMap;
 use std::io::Write;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -22,6 +20,7 @@ use tempfile::TempDir;
 
 use crate::account::Account;
 use crate::certificates::Certificates;
+use crate::supervised::{Plan, Supervised, free_ports};
 
 pub use crate::builds::Build;
 
@@ -31,19 +30,6 @@ pub const USER: &str = "postgres";
 pub const PASSWORD: &str = r#"pa'ss w"or\d%40@:/"#;
 
 const START_LIMIT: Duration = Duration::from_secs(60);
-
-/// Waits for a line, or the pipe's end, on stdin; then stops the server with
-/// the signal and, if it is a throwaway one, removes its directory.
-const SUPERVISOR: &str = r#"
-trap '' INT TERM HUP
-signal=$1; remove=$2; shift 2
-"$@" </dev/null &
-server=$!
-read -r _
-kill -s "$signal" "$server" 2>/dev/null
-wait "$server"
-[ -z "$remove" ] || rm -rf "$remove"
-"#;
 
 /// How a server differs from the usual one.
 #[derive(Clone, Debug, Default)]
@@ -75,8 +61,8 @@ pub struct Server {
     port: u16,
     directory: PathBuf,
     certificates: Option<Certificates>,
-    supervisor: Child,
-    // Last: the directory goes after the supervisor.
+    // Before the directory, which goes after the server.
+    _running: Supervised,
     _throwaway: Option<TempDir>,
 }
 
@@ -120,15 +106,15 @@ impl Server {
             false => None,
         };
         std::fs::write(data.join("pg_hba.conf"), hba(options))?;
-        let port = free_port()?;
+        let [port] = free_ports()?;
         write_settings(&directory, port, options)?;
-        let supervisor = supervise(build, &account, &directory, throwaway.is_some())?;
+        let running = supervise(build, &account, &directory, throwaway.is_some())?;
         let mut server = Server {
             build: build.clone(),
             port,
             directory,
             certificates,
-            supervisor,
+            _running: running,
             _throwaway: throwaway,
         };
         server.wait_until_ready()?;
@@ -233,14 +219,6 @@ impl Server {
                 }
             }
         }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // Closes the pipe; the supervisor does the rest.
-        drop(self.supervisor.stdin.take());
-        let _ = self.supervisor.wait();
     }
 }
 
@@ -416,19 +394,23 @@ fn write_settings(directory: &Path, port: u16, options: &Options) -> Result<()> 
     Ok(())
 }
 
-fn supervise(build: &Build, account: &Account, directory: &Path, throwaway: bool) -> Result<Child> {
-    let log = std::fs::File::create(directory.join("log"))?;
-    let mut command = account.command("/bin/sh");
-    command.args(["-c", SUPERVISOR, "supervisor", if throwaway { "QUIT" } else { "INT" }]);
-    command.arg(if throwaway { directory.as_os_str() } else { "".as_ref() });
-    command.arg(build.program("postgres")).arg("-D").arg(directory.join("data"));
+fn supervise(
+    build: &Build,
+    account: &Account,
+    directory: &Path,
+    throwaway: bool,
+) -> Result<Supervised> {
+    let mut shell = account.command("/bin/sh");
     if let Some(lib) = &build.lib {
-        command.env("LD_LIBRARY_PATH", lib);
+        shell.env("LD_LIBRARY_PATH", lib);
     }
-    command.current_dir("/").stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log);
-    command.spawn().context("starting PostgreSQL")
-}
-
-fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+    let mut server = Command::new(build.program("postgres"));
+    server.arg("-D").arg(directory.join("data"));
+    Supervised::start(Plan {
+        shell,
+        server,
+        signal: if throwaway { "QUIT" } else { "INT" },
+        leaves: throwaway.then(|| directory.to_owned()).into_iter().collect(),
+        log: &directory.join("log"),
+    })
 }
