@@ -31,7 +31,8 @@ Tidewater: PostgreSQL tables into Parquet files.
 Programs are built with cargo when their sources have changed. demo, test and
 bench install what they need besides and say so: a C compiler, PostgreSQL, an
 SSH server for the tests, and Python with DuckDB, pyarrow and pandas, under
-$TIDEWATER_PARTS (as root /var/cache/tidewater, else ~/.cache/tidewater).
+$TIDEWATER_PARTS (as root /var/cache/tidewater, else ~/.cache/tidewater). test
+also brings the readers and servers of Iceberg: 1.6 GB.
 USAGE
 }
 
@@ -119,6 +120,7 @@ run_tests() {
   "$root/tests/parts/compiler.sh"
   "$root/tests/parts/postgres.sh" all
   "$root/tests/parts/venv.sh"
+  "$root/tests/parts/iceberg.sh"
   "$root/tests/parts/openssl.sh"
   "$root/tests/parts/openssh.sh"
   in_project build --release --workspace --bins

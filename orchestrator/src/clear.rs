@@ -99,7 +99,7 @@ fn place(destination: &Destination, table: &Table) -> String {
             let root = parquet.local_path.trim_end_matches('/');
             format!("{root}/{}/{}", table.database, table.name)
         }
-        None => format!("{}.{}", table.database, table.name),
+        Some(Kind::Iceberg(_)) | None => format!("{}.{}", table.database, table.name),
     }
 }
 

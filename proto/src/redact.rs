@@ -1,8 +1,11 @@
-//! Debug for the messages that hold secrets: everything but the secrets.
+//! Messages that hold secrets: Debug shows everything but them, and what is
+//! hashed for identity does without them.
 
 use std::fmt;
 
-use crate::v1::{ReadChunkRequest, SourceConfig, SshConfig, Ssl};
+use crate::v1::destination::Kind;
+use crate::v1::iceberg::Catalog;
+use crate::v1::{Destination, JdbcCatalog, ReadChunkRequest, SourceConfig, SshConfig, Ssl};
 
 const HIDDEN: &str = "…";
 
@@ -72,8 +75,43 @@ impl fmt::Debug for ReadChunkRequest {
     }
 }
 
+impl fmt::Debug for JdbcCatalog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JdbcCatalog")
+            .field("url", &hide(&self.url))
+            .field("username", &self.username)
+            .field("password", &hide(&self.password))
+            .field("catalog_name", &self.catalog_name)
+            .finish()
+    }
+}
+
+impl Destination {
+    /// The same place, whoever writes to it: a hash of it may be stored, and
+    /// does not change with a password.
+    pub fn without_credentials(&self) -> Destination {
+        let mut destination = self.clone();
+        match &mut destination.kind {
+            Some(Kind::Iceberg(iceberg)) => match &mut iceberg.catalog {
+                Some(Catalog::Jdbc(jdbc)) => {
+                    jdbc.username.clear();
+                    jdbc.password.clear();
+                    // Parameters may name a password; the database is before them.
+                    let end = jdbc.url.find('?').unwrap_or(jdbc.url.len());
+                    jdbc.url.truncate(end);
+                }
+                None => {}
+            },
+            Some(Kind::Parquet(_)) | None => {}
+        }
+        destination
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use crate::v1::Iceberg;
+
     use super::*;
 
     #[test]
@@ -92,7 +130,21 @@ mod tests {
             ..Default::default()
         };
         let chunk = ReadChunkRequest { writer_token: secret(), ..Default::default() };
-        let shown = format!("{config:?} {chunk:?}");
+        let jdbc = JdbcCatalog {
+            url: "jdbc:postgresql://db/c?password=hunter2".to_owned(),
+            password: secret(),
+            ..Default::default()
+        };
+        let catalog = Some(Catalog::Jdbc(jdbc));
+        let kind = Some(Kind::Iceberg(Iceberg { catalog, ..Default::default() }));
+        let destination = Destination { kind };
+        let bare = destination.without_credentials();
+        let Some(Kind::Iceberg(Iceberg { catalog: Some(Catalog::Jdbc(jdbc)), .. })) = bare.kind
+        else {
+            panic!("another kind")
+        };
+        assert_eq!((jdbc.url.as_str(), jdbc.password.as_str()), ("jdbc:postgresql://db/c", ""));
+        let shown = format!("{config:?} {chunk:?} {destination:?}");
         assert!(!shown.contains("hunter2"), "{shown}");
         assert!(shown.contains(HIDDEN));
     }

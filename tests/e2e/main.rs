@@ -5,6 +5,7 @@ mod bad_input;
 mod connections;
 mod consistency;
 mod deployed;
+mod iceberg;
 mod interrupt;
 mod json_rows;
 mod kill;

@@ -4,8 +4,8 @@
 //!
 //! - [`parts`]: where installed parts lie, and what to say when one is missing
 //! - [`builds`]: the PostgreSQL builds found on this machine
+//! - [`supervised`]: servers that end with us
 //! - [`account`]: the account PostgreSQL runs under when we are root
-//! - [`supervisor`]: servers that end with us
 //! - [`certificates`]: a certificate authority made for one server
 //! - [`postgres`]: a throwaway server, its databases and `psql`
 //! - [`sshd`]: a throwaway SSH server with an account and names of its own
@@ -19,6 +19,8 @@
 //! - [`compare`]: rows against rows, first differences first
 //! - [`verify`]: all of that as one call, "the destination equals the source"
 //! - [`watch`]: looks at a directory again and again while something runs
+//! - [`proxy`]: loses or holds one chosen request between two programs
+//! - [`iceberg`]: the same for Iceberg tables: catalogs, stores, engines
 //! - [`random_schema`]: tables of random types with random rows
 //!
 //! Everything a test starts ends with the test, also when it panics or the
@@ -29,15 +31,17 @@ pub mod builds;
 pub mod certificates;
 pub mod compare;
 pub mod gate;
+pub mod iceberg;
 pub mod moment;
 pub mod parts;
 pub mod postgres;
+pub mod proxy;
 pub mod random_schema;
 pub mod reader;
 pub mod run;
 pub mod services;
 pub mod sshd;
-pub mod supervisor;
+pub mod supervised;
 pub mod terminal;
 pub mod truth;
 pub mod verify;

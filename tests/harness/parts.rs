@@ -22,14 +22,26 @@ pub fn root() -> PathBuf {
 
 /// The Python that has DuckDB and pyarrow.
 pub fn python() -> Result<PathBuf> {
-    let python = root().join("venv/bin/python");
-    if !python.exists() {
-        bail!(
-            "the reading engines (DuckDB, pyarrow) are missing: no {}; install them with: ./build.sh test",
-            python.display()
-        );
+    installed("venv/bin/python", "the reading engines (DuckDB, pyarrow)")
+}
+
+/// The Python that has Iceberg's readers (PyIceberg, DuckDB, ClickHouse) and
+/// the Glue catalog.
+pub fn iceberg_python() -> Result<PathBuf> {
+    installed("iceberg/bin/python", "Iceberg's readers (PyIceberg, DuckDB, ClickHouse)")
+}
+
+/// SeaweedFS: the S3 store and the REST catalog.
+pub fn weed() -> Result<PathBuf> {
+    installed("iceberg/bin/weed", "the S3 store (SeaweedFS)")
+}
+
+fn installed(path: &str, what: &str) -> Result<PathBuf> {
+    let path = root().join(path);
+    if !path.exists() {
+        bail!("{what}: there is no {}; install it with: ./build.sh test", path.display());
     }
-    Ok(python)
+    Ok(path)
 }
 
 /// This package's directory. cargo says it to a running test, and build.sh to

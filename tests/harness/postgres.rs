@@ -2,14 +2,13 @@
 //!
 //! The server listens on 127.0.0.1 (password, SCRAM) and on a Unix socket in
 //! its own directory (trusted; what `psql` here uses). However we end, it ends
-//! too, and its directory goes ([`crate::supervisor`]).
+//! too, and its directory goes ([`crate::supervised`]).
 //!
 //! Most tests share one server ([`Server::shared`]) and have a database each
 //! ([`Database::new`]).
 
 use std::collections::HashMap;
 use std::io::Write;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -22,7 +21,7 @@ use tempfile::TempDir;
 use crate::account::Account;
 use crate::certificates::Certificates;
 use crate::sshd;
-use crate::supervisor::{End, Supervised};
+use crate::supervised::{Plan, Supervised, free_ports};
 
 pub use crate::builds::Build;
 
@@ -64,8 +63,8 @@ pub struct Server {
     port: u16,
     directory: PathBuf,
     certificates: Option<Certificates>,
-    _process: Supervised,
-    // Last: the directory goes after the process.
+    // Before the directory, which goes after the server.
+    _running: Supervised,
     _throwaway: Option<TempDir>,
 }
 
@@ -109,15 +108,15 @@ impl Server {
             false => None,
         };
         std::fs::write(data.join("pg_hba.conf"), hba(options))?;
-        let port = free_port()?;
+        let [port] = free_ports()?;
         write_settings(&directory, port, options)?;
-        let process = run(build, &account, &directory, throwaway.is_some())?;
+        let running = supervise(build, &account, &directory, throwaway.is_some())?;
         let mut server = Server {
             build: build.clone(),
             port,
             directory,
             certificates,
-            _process: process,
+            _running: running,
             _throwaway: throwaway,
         };
         server.wait_until_ready()?;
@@ -398,18 +397,23 @@ fn write_settings(directory: &Path, port: u16, options: &Options) -> Result<()> 
     Ok(())
 }
 
-fn run(build: &Build, account: &Account, directory: &Path, throwaway: bool) -> Result<Supervised> {
-    let log = std::fs::File::create(directory.join("log"))?;
-    let mut server = build.command("postgres");
+fn supervise(
+    build: &Build,
+    account: &Account,
+    directory: &Path,
+    throwaway: bool,
+) -> Result<Supervised> {
+    let mut shell = account.command("/bin/sh");
+    if let Some(lib) = &build.lib {
+        shell.env("LD_LIBRARY_PATH", lib);
+    }
+    let mut server = Command::new(build.program("postgres"));
     server.arg("-D").arg(directory.join("data"));
-    let end = match throwaway {
-        true => End { signal: "QUIT", remove: Some(directory) },
-        false => End { signal: "INT", remove: None },
-    };
-    Supervised::start(account, &server, log, end)
-}
-
-/// A port of 127.0.0.1 that nobody listens on just now.
-pub(crate) fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+    Supervised::start(Plan {
+        shell,
+        server,
+        signal: if throwaway { "QUIT" } else { "INT" },
+        leaves: throwaway.then(|| directory.to_owned()).into_iter().collect(),
+        log: &directory.join("log"),
+    })
 }

@@ -98,13 +98,18 @@ pub fn read_all(engine: Engine, directories: &[PathBuf]) -> Result<Vec<ReadTable
         bail!("{} could not read: {}", engine.name(), String::from_utf8_lossy(&output.stderr));
     }
     let text = String::from_utf8(output.stdout).context("the reader printed no UTF-8")?;
+    tables_in(&text, directories.len())
+}
+
+/// The tables in a reader's output: so many, else it is an error.
+pub(crate) fn tables_in(text: &str, count: usize) -> Result<Vec<ReadTable>> {
     let mut tables = Vec::new();
     let mut lines = text.lines();
     while let Some(head) = lines.next() {
         tables.push(table(head, lines.by_ref().take_while(|line| !line.is_empty()))?);
     }
-    if tables.len() != directories.len() {
-        bail!("{} tables asked for, {} read", directories.len(), tables.len());
+    if tables.len() != count {
+        bail!("{count} tables asked for, {} read", tables.len());
     }
     Ok(tables)
 }

@@ -18,9 +18,8 @@ use tempfile::TempDir;
 
 use crate::account::Account;
 use crate::parts;
-use crate::postgres::free_port;
 use crate::run::{children, poll, signal};
-use crate::supervisor::{End, Supervised};
+use crate::supervised::{Plan, Supervised, free_ports};
 
 /// Who may log in.
 pub const USER: &str = "tunnel";
@@ -52,7 +51,7 @@ impl Sshd {
     }
 
     fn try_start(settings: &[&str]) -> Result<Sshd> {
-        let (account, part, port) = (Account::find()?, Part::find()?, free_port()?);
+        let (account, part, [port]) = (Account::find()?, Part::find()?, free_ports()?);
         let directory = TempDir::with_prefix("tidewater-ssh-")?;
         let dir = directory.path();
         account.own(dir)?;
@@ -61,9 +60,13 @@ impl Sshd {
         std::fs::write(dir.join("authorized_keys"), "")?;
         write_names(dir, &account)?;
         std::fs::write(dir.join("config"), config(dir, port, settings))?;
-        let log = std::fs::File::create(dir.join("log"))?;
-        let end = End { signal: "TERM", remove: Some(dir) };
-        let process = Supervised::start(&account, &part.command(dir), log, end)?;
+        let process = Supervised::start(Plan {
+            shell: account.command("/bin/sh"),
+            server: part.command(dir),
+            signal: "TERM",
+            leaves: vec![dir.to_owned()],
+            log: &dir.join("log"),
+        })?;
         let server = Sshd { port, process, directory };
         poll("the SSH server answers", || {
             let log = server.log();

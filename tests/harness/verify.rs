@@ -79,7 +79,8 @@ pub fn same(project: &Project, expected: &[Expected]) -> Result<()> {
     equals_by(&[Engine::DuckDb], project, expected)
 }
 
-fn relations(project: &Project, streams: &[&str]) -> Result<Vec<Expected>> {
+/// What the named relations ("schema.name") hold.
+pub(crate) fn relations(project: &Project, streams: &[&str]) -> Result<Vec<Expected>> {
     let expected = |stream: &&str| {
         let (namespace, name) = stream.split_once('.').context("a stream is schema.name")?;
         Expected::relation(project, namespace, name)
@@ -94,7 +95,7 @@ fn equals_by(engines: &[Engine], project: &Project, expected: &[Expected]) -> Re
     for &engine in engines {
         let tables = read_all(engine, &directories)?;
         for (stream, table) in expected.iter().zip(&tables) {
-            if let Err(error) = table_equals(stream, table) {
+            if let Err(error) = table_equals(stream, table, types) {
                 faults
                     .push(format!("{}.{} by {engine:?}: {error:#}", stream.namespace, stream.name));
             }
@@ -106,7 +107,12 @@ fn equals_by(engines: &[Engine], project: &Project, expected: &[Expected]) -> Re
     Ok(())
 }
 
-fn table_equals(expected: &Expected, found: &ReadTable) -> Result<()> {
+/// The table as read equals what is expected; `types` judges its types.
+pub(crate) fn table_equals(
+    expected: &Expected,
+    found: &ReadTable,
+    types: impl Fn(&[Column], &ReadTable) -> Result<()>,
+) -> Result<()> {
     let mut faults = Vec::new();
     if let Err(error) = types(&expected.columns, found) {
         faults.push(error);
@@ -152,6 +158,16 @@ fn metadata(expected: &Expected, found: &ReadTable) -> Result<()> {
 
 /// Every column's type in the Parquet footer is that of the type table.
 pub fn types(columns: &[Column], found: &ReadTable) -> Result<()> {
+    types_as(columns, found, parquet_type)
+}
+
+/// As [`types`], by another type table: (physical type, how the logical type
+/// begins) of a column.
+pub(crate) fn types_as(
+    columns: &[Column],
+    found: &ReadTable,
+    wanted: impl Fn(&Column) -> (&'static str, String),
+) -> Result<()> {
     let mut faults = Vec::new();
     for column in columns {
         let name = destination_name(&column.name);
@@ -167,7 +183,7 @@ pub fn types(columns: &[Column], found: &ReadTable) -> Result<()> {
             ));
             continue;
         };
-        let (wanted_physical, wanted_logical) = parquet_type(column);
+        let (wanted_physical, wanted_logical) = wanted(column);
         let logical_fits = match wanted_logical.as_str() {
             "None" => logical == "None" || logical.starts_with("Int("),
             wanted => logical.starts_with(wanted),
@@ -186,7 +202,7 @@ pub fn types(columns: &[Column], found: &ReadTable) -> Result<()> {
 }
 
 /// (physical type, how the logical type begins) of a column or its elements.
-fn parquet_type(column: &Column) -> (&'static str, String) {
+pub(crate) fn parquet_type(column: &Column) -> (&'static str, String) {
     let decimal = truth::decimal(column.typmod);
     let (physical, logical) = match column.base.as_str() {
         "bool" => ("BOOLEAN", "None"),

@@ -101,7 +101,7 @@ def cells(array):
     if types.is_timestamp(kind) and kind.unit == "us":
         zone = "+00" if kind.tz else ""
         return each(integers(array, 64), lambda v: timestamp_text(v, zone))
-    if types.is_binary(kind) or types.is_large_binary(kind):
+    if types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind):
         return each(array.to_pylist(), lambda v: "\\x" + v.hex())
     if types.is_string(kind) or types.is_large_string(kind):
         return array.to_pylist()
@@ -161,7 +161,11 @@ def parquet_files(directory):
 
 def parquet_schema(path):
     """{column path: [physical type, logical type]} as the file's footer says."""
-    schema = pyarrow.parquet.ParquetFile(path).schema
+    return schema_of(pyarrow.parquet.ParquetFile(path))
+
+
+def schema_of(file):
+    schema = file.schema
     leaves = [schema.column(index) for index in range(len(schema))]
     return {leaf.path: [leaf.physical_type, str(leaf.logical_type)] for leaf in leaves}
 

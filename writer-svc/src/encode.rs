@@ -5,8 +5,8 @@
 //! changes; a row group is written out when it holds `row_group_bytes`, which
 //! bounds the memory.
 
-use std::fs::File;
-use std::io::BufWriter;
+use std::io::{BufWriter, Write};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, RecordBatch};
@@ -16,7 +16,7 @@ use parquet::file::properties::WriterProperties;
 
 use crate::encoding;
 use crate::error::WriterError;
-use crate::stage::{OpenFile, Stage};
+use crate::stage::{Sink, Stage};
 
 /// Bytes written to a file at once. With parquet's own 8 KiB, most writes began
 /// within a page, which the file system then filled with zeros first.
@@ -26,7 +26,7 @@ const SLICES_PER_FILE: usize = 4;
 
 /// Writes the rows of one chunk into the files of its stage.
 pub struct Encoder {
-    stage: Stage,
+    stage: Box<dyn Stage>,
     schema: SchemaRef,
     max_file_bytes: u64,
     row_group_bytes: usize,
@@ -36,25 +36,19 @@ pub struct Encoder {
 
 struct Open {
     partition: String,
-    rows: u64,
-    file: OpenFile,
-    writer: ArrowWriter<BufWriter<File>>,
+    location: PathBuf,
+    writer: ArrowWriter<BufWriter<Box<dyn Sink>>>,
 }
 
 impl Encoder {
     /// `schema` is that of every batch to come.
     pub fn new(
-        stage: Stage,
+        stage: Box<dyn Stage>,
         schema: SchemaRef,
         max_file_bytes: u64,
         row_group_bytes: usize,
     ) -> Self {
         Encoder { stage, schema, max_file_bytes, row_group_bytes, properties: None, open: None }
-    }
-
-    /// Where the files go.
-    pub fn stage(&self) -> &Stage {
-        &self.stage
     }
 
     /// Chooses how all files are written by rows like those to come, unless
@@ -78,9 +72,10 @@ impl Encoder {
         Ok(())
     }
 
-    /// Closes the last file; a chunk without rows gets one for its schema.
-    pub fn finish(mut self) -> Result<Stage, WriterError> {
-        if self.open.is_none() && self.stage.is_empty() {
+    /// Closes the last file; a chunk without rows gets one for its schema where
+    /// that is needed.
+    pub fn finish(mut self) -> Result<Box<dyn Stage>, WriterError> {
+        if self.open.is_none() && self.stage.wants_schema_file() {
             let nothing = RecordBatch::new_empty(Arc::clone(&self.schema));
             self.properties = Some(encoding::properties(&nothing, self.row_group_bytes));
             self.open("")?;
@@ -110,8 +105,8 @@ impl Encoder {
         let Some(open) = &mut self.open else {
             return Err(WriterError::Internal("a file was opened and is not there".into()));
         };
-        open.writer.write(batch).map_err(WriterError::parquet(&open.file.location))?;
-        open.rows += batch.num_rows() as u64;
+        open.writer.write(batch).map_err(WriterError::parquet(&open.location))?;
+        self.stage.wrote(batch);
         let size = open.writer.bytes_written() + open.writer.in_progress_size();
         if size as u64 >= self.max_file_bytes {
             self.close()?;
@@ -120,22 +115,22 @@ impl Encoder {
     }
 
     fn open(&mut self, partition: &str) -> Result<(), WriterError> {
-        let (file, open) = self.stage.open(partition)?;
+        let sink = self.stage.open(partition)?;
+        let location = sink.location().to_owned();
         let schema = Arc::clone(&self.schema);
-        let file = BufWriter::with_capacity(WRITE_BYTES, file);
-        let writer = ArrowWriter::try_new(file, schema, self.properties.clone())
-            .map_err(WriterError::parquet(&open.location))?;
-        self.open = Some(Open { partition: partition.to_owned(), rows: 0, file: open, writer });
+        let sink = BufWriter::with_capacity(WRITE_BYTES, sink);
+        let writer = ArrowWriter::try_new(sink, schema, self.properties.clone())
+            .map_err(WriterError::parquet(&location))?;
+        self.open = Some(Open { partition: partition.to_owned(), location, writer });
         Ok(())
     }
 
     fn close(&mut self) -> Result<(), WriterError> {
-        let Some(Open { rows, file, writer, .. }) = self.open.take() else { return Ok(()) };
-        let written = writer.into_inner().map_err(WriterError::parquet(&file.location))?;
-        let written = written
-            .into_inner()
-            .map_err(|e| WriterError::io("writing", &file.location)(e.into_error()))?;
-        self.stage.close(file, written, rows)
+        let Some(Open { location, mut writer, .. }) = self.open.take() else { return Ok(()) };
+        let footer = writer.finish().map_err(WriterError::parquet(&location))?;
+        let buffered = writer.inner_mut();
+        buffered.flush().map_err(WriterError::io("writing", &location))?;
+        self.stage.close(buffered.get_mut().as_mut(), &footer)
     }
 }
 
@@ -148,7 +143,7 @@ fn slice_bytes(batch: &RecordBatch) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
+    use std::fs::File;
 
     use arrow::array::{Int64Array, StringArray};
     use arrow::datatypes::{DataType, Field, Schema};
@@ -156,8 +151,8 @@ mod tests {
     use proto::v1::{StageRequest, StagedChunk};
 
     use super::*;
-    use crate::stage::Manifest;
-    use crate::stage::tests::paths;
+    use crate::parquet::stage::tests::paths;
+    use crate::parquet::stage::{DirectoryStage, Manifest};
     use crate::storage::TablePaths;
 
     fn schema() -> SchemaRef {
@@ -181,7 +176,7 @@ mod tests {
         row_group_bytes: usize,
         parts: &[(&str, RecordBatch)],
     ) -> StagedChunk {
-        let stage = Stage::create(paths, "l", 0).unwrap();
+        let stage = Box::new(DirectoryStage::create(paths, "l", 0).unwrap());
         let mut encoder = Encoder::new(stage, schema(), max_file_bytes, row_group_bytes);
         for (partition, batch) in parts {
             encoder.write(partition, batch).unwrap();

@@ -113,6 +113,58 @@ pub enum WriterError {
         /// For how long it was tried.
         waited: Duration,
     },
+    /// The `iceberg` crate refused to read or to build something.
+    #[error("{doing}")]
+    Iceberg {
+        /// What was being done to what.
+        doing: String,
+        /// Its word.
+        source: Box<iceberg::Error>,
+    },
+    /// A catalog refused or failed.
+    #[error("{doing}")]
+    Catalog {
+        /// What was being done, where.
+        doing: String,
+        /// Whether trying again may succeed.
+        transient: bool,
+        /// Its word.
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// A table that its catalog knows and that cannot be read.
+    #[error("the table {table} is damaged: {problem}")]
+    BadTable {
+        /// "database.table".
+        table: String,
+        /// What is missing or wrong.
+        problem: String,
+    },
+    /// Another run of ours has committed to the table since this one began to.
+    #[error("the table {table} was meanwhile committed to by another run ({by})")]
+    Fenced {
+        /// "database.table".
+        table: String,
+        /// Its commit id.
+        by: String,
+    },
+    /// Others commit to the table faster than this writer can.
+    #[error("the table {table} changed {attempts} times while a commit to it was tried")]
+    Contended {
+        /// "database.table".
+        table: String,
+        /// How often it was tried.
+        attempts: u32,
+    },
+    /// A swap that failed, and the table cannot be asked whether it was made.
+    #[error("whether the commit to {table} has been made is not known ({cause})")]
+    CommitUnclear {
+        /// "database.table".
+        table: String,
+        /// What became of the swap.
+        cause: String,
+        /// Why nothing more can be said.
+        source: Box<WriterError>,
+    },
     /// More streams than the writer was told to take.
     #[error("this writer already receives {limit} streams")]
     Busy {
@@ -160,6 +212,11 @@ impl WriterError {
         }
     }
 
+    /// For `map_err` on the functions of the `iceberg` crate.
+    pub fn iceberg(doing: impl Into<String>) -> impl FnOnce(iceberg::Error) -> Self {
+        move |source| WriterError::Iceberg { doing: doing.into(), source: Box::new(source) }
+    }
+
     /// A table or destination that cannot be as configured.
     pub fn invalid_table(problem: impl Into<String>, remedy: impl Into<String>) -> Self {
         WriterError::InvalidTable { problem: problem.into(), remedy: remedy.into() }
@@ -200,6 +257,24 @@ impl WriterError {
             E::Locked { .. } => (
                 ErrorCode::Conflict,
                 "wait for the other run to end, or stop it, then try again".to_owned(),
+            ),
+            E::Iceberg { .. } | E::BadTable { .. } => (ErrorCode::Destination, String::new()),
+            E::Catalog { .. } => (
+                ErrorCode::Destination,
+                "make sure that the catalog of destination.json can be reached and written"
+                    .to_owned(),
+            ),
+            E::Fenced { .. } => (
+                ErrorCode::Conflict,
+                "let one run at a time write a table; sync again for the content of now".to_owned(),
+            ),
+            E::Contended { .. } => {
+                (ErrorCode::Conflict, "run again when fewer others write to the table".to_owned())
+            }
+            E::CommitUnclear { .. } => (
+                ErrorCode::Unavailable,
+                "run the same command again: a commit that was made is found and not repeated"
+                    .to_owned(),
             ),
             E::Busy { .. } => (
                 ErrorCode::Unavailable,
@@ -260,6 +335,12 @@ impl From<WriterError> for Fault {
     /// The message is the error and all of its causes.
     fn from(error: WriterError) -> Self {
         let (code, remedy) = error.code_and_remedy();
+        let transient = match &error {
+            WriterError::Catalog { transient, .. } => Some(*transient),
+            // The other run's content is as good: nothing to try again.
+            WriterError::Fenced { .. } => Some(false),
+            _ => None,
+        };
         let mut message = error.to_string();
         let mut cause = error.source();
         while let Some(inner) = cause {
@@ -270,7 +351,8 @@ impl From<WriterError> for Fault {
             }
             cause = inner.source();
         }
-        Fault::new(code, message).remedy(remedy)
+        let fault = Fault::new(code, message).remedy(remedy);
+        Fault { transient: transient.unwrap_or(fault.transient), ..fault }
     }
 }
 

@@ -15,8 +15,8 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, RecordBatch, RecordBatchOptions, StringArray, TimestampMicrosecondArray,
-    new_null_array,
+    Array, ArrayRef, AsArray, ListArray, RecordBatch, RecordBatchOptions, StringArray,
+    TimestampMicrosecondArray, new_null_array,
 };
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use arrow::error::ArrowError;
@@ -80,6 +80,12 @@ impl Layout {
         })
     }
 
+    /// Takes the same columns as the destination declares them: with field ids,
+    /// with columns that are required, with its own name for a list's items.
+    pub fn declare(&mut self, schema: SchemaRef) {
+        self.schema = schema;
+    }
+
     /// The destination's schema.
     pub fn schema(&self) -> SchemaRef {
         Arc::clone(&self.schema)
@@ -95,9 +101,42 @@ impl Layout {
             Some(json) => columns.push(json.of(batch)?),
             None => columns.extend(batch.columns().iter().cloned()),
         }
+        let columns = self.declared(columns)?;
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
         RecordBatch::try_new_with_options(self.schema(), columns, &options)
             .map_err(|error| self.mismatch(error))
+    }
+
+    /// The columns with the declared names of their items; required ones have
+    /// no nulls.
+    fn declared(&self, mut columns: Vec<ArrayRef>) -> Result<Vec<ArrayRef>, WriterError> {
+        for (column, field) in columns.iter_mut().zip(self.schema.fields()) {
+            if !field.is_nullable() && column.null_count() > 0 {
+                return Err(self.null_in_key(field.name()));
+            }
+            if let DataType::List(item) = field.data_type()
+                && let Some(list) = column.as_list_opt::<i32>()
+                && column.data_type() != field.data_type()
+            {
+                let (_, offsets, values, nulls) = list.clone().into_parts();
+                let list = ListArray::try_new(Arc::clone(item), offsets, values, nulls);
+                *column = Arc::new(list.map_err(|error| self.mismatch(error))?);
+            }
+        }
+        Ok(columns)
+    }
+
+    fn null_in_key(&self, column: &str) -> WriterError {
+        WriterError::Unrepresentable {
+            problem: format!(
+                "column {column} of {} is part of the key, which the destination requires to \
+                 have a value in every row, but a row has none",
+                self.stream
+            ),
+            remedy: "correct source_defined_primary_key in streams.json, or set \
+                     no_identifier_fields in destination.json and recreate the table"
+                .into(),
+        }
     }
 
     /// A batch whose columns are not those of the schema message.
@@ -162,7 +201,7 @@ impl Constants {
 
 #[cfg(test)]
 mod tests {
-    use arrow::array::{Array, AsArray, FixedSizeBinaryArray, Int64Array};
+    use arrow::array::{FixedSizeBinaryArray, Int64Array};
     use arrow::datatypes::TimestampMicrosecondType;
     use proto::v1::Table;
 

@@ -2,7 +2,7 @@
 //! nothing of PostgreSQL.
 //!
 //! ```text
-//! DoPut ─► receive ─► layout ─► partition ─► spill ─► encode ─► stage ┄┄► Commit ─► parquet::commit
+//! DoPut ─► receive ─► layout ─► partition ─► spill ─► encode ─► stage ┄┄► Commit ─► parquet | iceberg
 //!          messages   columns   rows' paths  by path  files     manifest            visible
 //! ```
 //!
@@ -17,7 +17,9 @@
 //! - [`encode`]: record batches → Parquet files of bounded size
 //!   ([`encoding`]: which encoding suits a column)
 //! - [`stage`]: the files of one chunk, invisible to readers, and their manifest
-//! - [`parquet`]: prepare, commit and drop of a table directory
+//! - [`target`]: a table at a destination, whatever its kind
+//! - [`parquet`]: stage, prepare, commit and drop of a table directory
+//! - [`iceberg`]: the same of an Iceberg table, and its catalogs
 //! - [`storage`]: paths that cannot leave the destination, durable file work
 //!
 //! Invariants: no file that a reader's `*.parquet` sees is ever partial; a
@@ -34,6 +36,7 @@
 pub mod encode;
 pub mod encoding;
 pub mod error;
+pub mod iceberg;
 pub mod layout;
 pub mod naming;
 pub mod parquet;
@@ -45,6 +48,7 @@ pub mod service;
 pub mod spill;
 pub mod stage;
 pub mod storage;
+pub mod target;
 
 use arrow_flight::flight_service_server::FlightServiceServer;
 use proto::limits;

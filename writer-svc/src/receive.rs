@@ -35,7 +35,7 @@ use crate::layout::Layout;
 use crate::partition::Partitioning;
 use crate::spill::PartitionSorter;
 use crate::stage::Stage;
-use crate::storage::{self, TablePaths};
+use crate::target;
 
 /// Messages that wait between the network and the encoder.
 pub const QUEUE: usize = 2;
@@ -223,19 +223,18 @@ struct Rows {
 impl Rows {
     fn new(chunk: &Chunk, options: &Options) -> Result<Self, WriterError> {
         let request = &chunk.request;
-        let destination = request.destination.as_ref();
-        let paths = TablePaths::new(destination, request.table.as_ref())?;
-        let layout = Layout::new(&chunk.schema, request)?;
-        let regex = request.table.as_ref().map_or("", |table| table.partition_regex.as_str());
-        let partitioning = Partitioning::parse(regex, &chunk.schema, request.processed_at)?;
-        let max_file_bytes = storage::max_file_bytes(destination)?;
-        let stage = Stage::create(&paths, &request.load_id, request.chunk_id)?;
+        let target = target::of(request.destination.as_ref(), request.table.as_ref())?;
+        let mut layout = Layout::new(&chunk.schema, request)?;
+        let partitioning = target.partitioning(&chunk.schema, request.processed_at)?;
+        let (stage, schema) = target.stage(request, layout.schema())?;
+        layout.declare(schema);
         let sorted = partitioning.map(|partitioning| {
             let budget = usize::try_from(options.sort_bytes).unwrap_or(usize::MAX);
-            (partitioning, PartitionSorter::new(stage.dir(), layout.schema(), budget))
+            (partitioning, PartitionSorter::new(stage.scratch(), layout.schema(), budget))
         });
         let row_group_bytes = usize::try_from(options.row_group_bytes).unwrap_or(usize::MAX);
-        let encoder = Encoder::new(stage, layout.schema(), max_file_bytes, row_group_bytes);
+        let encoder =
+            Encoder::new(stage, layout.schema(), target.max_file_bytes(), row_group_bytes);
         Ok(Rows { layout, encoder, sorted })
     }
 
@@ -251,7 +250,7 @@ impl Rows {
         }
     }
 
-    fn finish(mut self, cancelled: &CancellationToken) -> Result<Stage, WriterError> {
+    fn finish(mut self, cancelled: &CancellationToken) -> Result<Box<dyn Stage>, WriterError> {
         if let Some((_, sorter)) = self.sorted.take() {
             for part in sorter.finish()? {
                 if cancelled.is_cancelled() {

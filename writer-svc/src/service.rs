@@ -22,10 +22,8 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::Options;
 use crate::error::WriterError;
 use crate::naming;
-use crate::parquet::{check, commit, prepare};
-use crate::partition::Partitioning;
 use crate::receive::receive;
-use crate::storage::{self, TablePaths};
+use crate::target::{self, Committed, Target};
 
 /// Serves both protocols; clones share their limits.
 #[derive(Clone, Debug)]
@@ -53,18 +51,12 @@ async fn blocking<T: Send + 'static>(
 }
 
 /// Refuses now what the first batch would be refused for.
-fn check_table(table: &Table, columns: &[String]) -> Result<(), WriterError> {
-    let names = columns.iter().map(String::as_str);
+fn check_table(target: &dyn Target, table: &Table, columns: &[String]) -> Result<(), WriterError> {
+    let names: Vec<_> = columns.iter().map(String::as_str).collect();
     if table.normalization {
-        naming::destination_columns(&table.stream, names)?;
+        naming::destination_columns(&table.stream, names.iter().copied())?;
     }
-    // The columns' types come with the data.
-    Partitioning::check(&table.partition_regex, columns.iter().map(String::as_str))?;
-    Ok(())
-}
-
-fn location(paths: &TablePaths) -> String {
-    paths.live.display().to_string()
+    target.check_partitioning(&names)
 }
 
 #[tonic::async_trait]
@@ -74,7 +66,7 @@ impl Writer for WriterService {
         request: Request<WriterCheckRequest>,
     ) -> Result<Response<WriterCheckResponse>, Status> {
         let request = request.into_inner();
-        blocking(move || check::check(&storage::local_path(request.destination.as_ref())?)).await?;
+        blocking(move || target::check(request.destination.as_ref())).await?;
         Ok(Response::new(WriterCheckResponse {}))
     }
 
@@ -84,12 +76,12 @@ impl Writer for WriterService {
     ) -> Result<Response<PrepareResponse>, Status> {
         let request = request.into_inner();
         let response = blocking(move || {
-            let paths = TablePaths::new(request.destination.as_ref(), request.table.as_ref())?;
+            let target = target::of(request.destination.as_ref(), request.table.as_ref())?;
             if let Some(table) = &request.table {
-                check_table(table, &request.columns)?;
+                check_table(target.as_ref(), table, &request.columns)?;
             }
-            let last_commit = prepare::prepare(&paths, &request)?;
-            Ok(PrepareResponse { last_commit, location: location(&paths) })
+            let last_commit = target.prepare(&request)?;
+            Ok(PrepareResponse { last_commit, location: target.location()? })
         });
         Ok(Response::new(response.await?))
     }
@@ -100,17 +92,18 @@ impl Writer for WriterService {
     ) -> Result<Response<CommitResponse>, Status> {
         let request = request.into_inner();
         let response = blocking(move || {
-            let paths = TablePaths::new(request.destination.as_ref(), request.table.as_ref())?;
-            let commit::Committed { record, already } = commit::commit(&paths, &request)?;
+            let target = target::of(request.destination.as_ref(), request.table.as_ref())?;
+            let Committed { record, already, location } = target.commit(&request)?;
             tracing::info!(
-                table = %paths.live.display(), commit = record.commit_id, rows = record.rows,
-                files = record.files, bytes = record.bytes, already, "committed"
+                table = location,
+                commit = record.commit_id,
+                rows = record.rows,
+                files = record.files,
+                bytes = record.bytes,
+                already,
+                "committed"
             );
-            Ok(CommitResponse {
-                record: Some(record),
-                already_committed: already,
-                location: location(&paths),
-            })
+            Ok(CommitResponse { record: Some(record), already_committed: already, location })
         });
         Ok(Response::new(response.await?))
     }
@@ -118,8 +111,7 @@ impl Writer for WriterService {
     async fn drop(&self, request: Request<DropRequest>) -> Result<Response<DropResponse>, Status> {
         let request = request.into_inner();
         let existed = blocking(move || {
-            let paths = TablePaths::new(request.destination.as_ref(), request.table.as_ref())?;
-            prepare::drop_table(&paths)
+            target::of(request.destination.as_ref(), request.table.as_ref())?.drop_table()
         });
         Ok(Response::new(DropResponse { existed: existed.await? }))
     }

@@ -17,8 +17,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use proto::v1::destination::Kind;
-use proto::v1::{Destination, Parquet, Table};
+use proto::v1::{Parquet, Table};
 use rustix::fs::{CWD, FlockOperation, RenameFlags};
 use rustix::io::Errno;
 
@@ -28,8 +27,6 @@ use crate::error::WriterError;
 pub const PRIVATE: &str = ".tidewater";
 /// Bytes of a name, so that ours with a prefix still fit the usual 255.
 const MAX_NAME: usize = 200;
-/// Megabytes per file when the destination names none.
-const DEFAULT_FILE_MB: u32 = 512;
 /// How often a held lock is tried again.
 const LOCK_POLL: Duration = Duration::from_millis(20);
 
@@ -48,13 +45,8 @@ pub struct TablePaths {
 
 impl TablePaths {
     /// Checks every name; touches no file.
-    pub fn new(
-        destination: Option<&Destination>,
-        table: Option<&Table>,
-    ) -> Result<Self, WriterError> {
-        let root = local_path(destination)?;
-        let table =
-            table.ok_or_else(|| WriterError::InvalidRequest("the request has no table".into()))?;
+    pub fn new(parquet: &Parquet, table: &Table) -> Result<Self, WriterError> {
+        let root = local_path(parquet)?;
         plain("destination_database", &table.database)?;
         plain("destination_table", &table.name)?;
         let database = root.join(&table.database);
@@ -74,17 +66,9 @@ impl TablePaths {
     }
 }
 
-/// The Parquet settings of a destination.
-pub fn parquet(destination: Option<&Destination>) -> Result<&Parquet, WriterError> {
-    match destination.and_then(|destination| destination.kind.as_ref()) {
-        Some(Kind::Parquet(parquet)) => Ok(parquet),
-        None => Err(WriterError::InvalidRequest("the request has no destination".into())),
-    }
-}
-
 /// The destination's directory, absolute.
-pub fn local_path(destination: Option<&Destination>) -> Result<PathBuf, WriterError> {
-    let path = PathBuf::from(&parquet(destination)?.local_path);
+pub fn local_path(parquet: &Parquet) -> Result<PathBuf, WriterError> {
+    let path = PathBuf::from(&parquet.local_path);
     if !path.is_absolute() {
         return Err(WriterError::invalid_table(
             format!("local_path {path:?} is not absolute"),
@@ -92,15 +76,6 @@ pub fn local_path(destination: Option<&Destination>) -> Result<PathBuf, WriterEr
         ));
     }
     Ok(path)
-}
-
-/// Bytes at which a file is closed.
-pub fn max_file_bytes(destination: Option<&Destination>) -> Result<u64, WriterError> {
-    let megabytes = match parquet(destination)?.max_file_size_mb {
-        0 => DEFAULT_FILE_MB,
-        given => given,
-    };
-    Ok(u64::from(megabytes) << 20)
 }
 
 /// Demands that `name` be one path component, not hidden, and short.
@@ -284,12 +259,20 @@ fn is_at(file: &File, path: &Path) -> bool {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use proto::v1::Destination;
+    use proto::v1::destination::Kind;
+
     use super::*;
+
+    /// Parquet files in `path`.
+    pub(crate) fn parquet(path: &Path) -> Parquet {
+        let local_path = path.to_str().expect("test paths are UTF-8").to_owned();
+        Parquet { local_path, max_file_size_mb: 0 }
+    }
 
     /// A destination in `path`.
     pub(crate) fn destination(path: &Path) -> Destination {
-        let local_path = path.to_str().expect("test paths are UTF-8").to_owned();
-        Destination { kind: Some(Kind::Parquet(Parquet { local_path, max_file_size_mb: 0 })) }
+        Destination { kind: Some(Kind::Parquet(parquet(path))) }
     }
 
     fn table(database: &str, name: &str) -> Table {
@@ -298,16 +281,14 @@ pub(crate) mod tests {
 
     #[test]
     fn names_that_lead_elsewhere_are_refused() {
-        let root = destination(Path::new("/data"));
+        let root = parquet(Path::new("/data"));
         for bad in ["", ".", "..", ".hidden", "a/b", "../x", "/etc", "a\0b", &"x".repeat(201)] {
-            assert!(TablePaths::new(Some(&root), Some(&table(bad, "t"))).is_err(), "{bad:?}");
-            assert!(TablePaths::new(Some(&root), Some(&table("d", bad))).is_err(), "{bad:?}");
-            let paths = TablePaths::new(Some(&root), Some(&table("d", "t"))).unwrap();
+            assert!(TablePaths::new(&root, &table(bad, "t")).is_err(), "{bad:?}");
+            assert!(TablePaths::new(&root, &table("d", bad)).is_err(), "{bad:?}");
+            let paths = TablePaths::new(&root, &table("d", "t")).unwrap();
             assert!(paths.load(bad).is_err(), "{bad:?}");
         }
-        assert!(
-            TablePaths::new(Some(&destination(Path::new("x"))), Some(&table("d", "t"))).is_err()
-        );
+        assert!(TablePaths::new(&parquet(Path::new("x")), &table("d", "t")).is_err());
         assert!(!is_inside(Path::new("")));
         assert!(!is_inside(Path::new("a/../b")));
         assert!(!is_inside(Path::new("/a")));
@@ -317,8 +298,8 @@ pub(crate) mod tests {
     #[test]
     fn a_lock_is_held_by_one_and_survives_its_removal() {
         let dir = tempfile::tempdir().unwrap();
-        let root = destination(dir.path());
-        let paths = TablePaths::new(Some(&root), Some(&table("d", "t"))).unwrap();
+        let root = parquet(dir.path());
+        let paths = TablePaths::new(&root, &table("d", "t")).unwrap();
         let held = TableLock::acquire(&paths, Duration::ZERO).unwrap();
         let refused = TableLock::acquire(&paths, Duration::ZERO);
         assert!(matches!(refused, Err(WriterError::Locked { .. })));

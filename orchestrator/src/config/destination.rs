@@ -3,8 +3,9 @@
 
 use std::path::Path;
 
+use proto::v1::iceberg::Catalog;
 use proto::v1::load_stream::OnUnrepresentable;
-use proto::v1::{Destination, Parquet, destination};
+use proto::v1::{Destination, Iceberg, JdbcCatalog, Parquet, destination};
 use serde_json::Value;
 
 use super::validate::{self, ICEBERG, PARQUET, Schema};
@@ -30,6 +31,8 @@ pub struct DestinationFile {
     pub default_database: String,
     /// What was odd but no fault; logged already.
     pub warnings: Vec<String>,
+    /// What of it this version cannot write.
+    pub unsupported: Option<String>,
 }
 
 /// The kinds of destination that a file can name.
@@ -46,16 +49,17 @@ pub enum Kind {
 impl DestinationFile {
     /// The destination, unless this version cannot write to its kind.
     pub fn writable(&self) -> Result<&Destination, ConfigError> {
-        let kind = match self.kind {
-            Kind::LocalParquet => return Ok(&self.destination),
-            Kind::S3Parquet => "Parquet files on S3",
-            Kind::Iceberg => "Iceberg tables",
-        };
+        let Some(what) = &self.unsupported else { return Ok(&self.destination) };
         Err(ConfigError::Unsupported {
             problem: format!(
-                "the destination asks for {kind}, but this version writes local Parquet files only"
+                "the destination asks for {what}, but this version writes Parquet files to \
+                 local_path, and Iceberg tables with a JDBC catalog in SQLite and a file:/// \
+                 warehouse only"
             ),
-            remedy: "use \"type\": \"PARQUET\" with writer.local_path in destination.json".into(),
+            remedy: "use \"type\": \"PARQUET\" with writer.local_path in destination.json, or \
+                     \"type\": \"ICEBERG\" with \"catalog_type\": \"jdbc\", \
+                     \"jdbc_url\": \"jdbc:sqlite:…\" and \"iceberg_s3_path\": \"file:///…\""
+                .into(),
         })
     }
 }
@@ -142,18 +146,19 @@ fn build(
     kind: Kind,
     warnings: Vec<String>,
 ) -> Result<DestinationFile, ConfigFault> {
-    let parquet = match (kind, text(writer, "local_path")) {
+    let size = writer["max_file_size_mb"].as_u64().unwrap_or(512);
+    let max_file_size_mb = u32::try_from(size).unwrap_or(u32::MAX);
+    let written = match (kind, text(writer, "local_path")) {
         (Kind::LocalParquet, Some(path)) => {
-            let absolute = std::path::absolute(path)
-                .map_err(|e| ConfigFault::new("writer.local_path", format!("is {path:?}: {e}")))?;
-            let local_path = absolute.into_os_string().into_string().map_err(|_| {
-                ConfigFault::new("writer.local_path", "lies in a directory whose name is no UTF-8")
-            })?;
-            let size = writer["max_file_size_mb"].as_u64().unwrap_or(512);
-            let max_file_size_mb = u32::try_from(size).unwrap_or(u32::MAX);
-            Some(destination::Kind::Parquet(Parquet { local_path, max_file_size_mb }))
+            let local_path = absolute("local_path", path)?;
+            Ok(destination::Kind::Parquet(Parquet { local_path, max_file_size_mb }))
         }
-        _ => None,
+        (Kind::Iceberg, _) => iceberg(writer, max_file_size_mb)?,
+        _ => Err("Parquet files on S3".to_owned()),
+    };
+    let (written, unsupported) = match written {
+        Ok(kind) => (Some(kind), None),
+        Err(what) => (None, Some(what)),
     };
     let host = text(writer, "server_host").unwrap_or("localhost");
     let writer_address = writer["grpc_port"].as_u64().map(|port| match host.contains(':') {
@@ -161,7 +166,7 @@ fn build(
         false => format!("{host}:{port}"),
     });
     Ok(DestinationFile {
-        destination: Destination { kind: parquet },
+        destination: Destination { kind: written },
         kind,
         normalization: writer["normalization"].as_bool().unwrap_or(false),
         on_unrepresentable: on_unrepresentable(text(writer, "on_unrepresentable")),
@@ -172,7 +177,75 @@ fn build(
             .unwrap_or_default()
             .to_owned(),
         warnings,
+        unsupported,
     })
+}
+
+/// The Iceberg destination, or what of it this version cannot write.
+fn iceberg(
+    writer: &Value,
+    max_file_size_mb: u32,
+) -> Result<Result<destination::Kind, String>, ConfigFault> {
+    let catalog = match text(writer, "catalog_type").unwrap_or("glue") {
+        "jdbc" => match jdbc(writer)? {
+            Ok(jdbc) => Catalog::Jdbc(jdbc),
+            Err(what) => return Ok(Err(what)),
+        },
+        other => return Ok(Err(format!("Iceberg tables in a {other} catalog"))),
+    };
+    let (key, warehouse) = match text(writer, "iceberg_s3_path") {
+        Some(path) => ("iceberg_s3_path", path),
+        None => ("s3_path", text(writer, "s3_path").unwrap_or_default()),
+    };
+    let path = match warehouse.split_once(':') {
+        Some(("file", path)) => path.strip_prefix("//").unwrap_or(path),
+        Some((scheme, _)) => return Ok(Err(format!("Iceberg tables at {scheme}:"))),
+        None => warehouse,
+    };
+    if !path.starts_with('/') {
+        let problem = format!("is {warehouse:?}; a local warehouse must be file:///absolute/path");
+        return Err(ConfigFault::new(format!("writer.{key}"), problem));
+    }
+    Ok(Ok(destination::Kind::Iceberg(Iceberg {
+        warehouse: format!("file://{}", path.trim_end_matches('/')),
+        catalog: Some(catalog),
+        max_file_size_mb,
+        no_identifier_fields: writer["no_identifier_fields"].as_bool().unwrap_or(false),
+    })))
+}
+
+fn jdbc(writer: &Value) -> Result<Result<JdbcCatalog, String>, ConfigFault> {
+    let url = text(writer, "jdbc_url").unwrap_or_default();
+    let of = |key: &str| text(writer, key).unwrap_or_default().to_owned();
+    let sqlite = url.strip_prefix("jdbc:sqlite:");
+    let url = match sqlite.map(|path| path.strip_prefix("file:").unwrap_or(path)) {
+        // The writer may run in another directory.
+        Some(path) => format!("jdbc:sqlite:{}", absolute("jdbc_url", path)?),
+        None if url.starts_with("jdbc:postgresql:") => {
+            return Ok(Err("an Iceberg catalog in PostgreSQL".to_owned()));
+        }
+        // Not shown: it may hold a password.
+        None => {
+            let problem = "must begin with jdbc:sqlite: or jdbc:postgresql:";
+            return Err(ConfigFault::new("writer.jdbc_url", problem));
+        }
+    };
+    Ok(Ok(JdbcCatalog {
+        url,
+        username: of("jdbc_username"),
+        password: of("jdbc_password"),
+        catalog_name: text(writer, "catalog_name").unwrap_or("olake_iceberg").to_owned(),
+    }))
+}
+
+/// A path of the file as the caller means it, wherever it is used.
+fn absolute(key: &str, path: &str) -> Result<String, ConfigFault> {
+    let fault = |problem: String| ConfigFault::new(format!("writer.{key}"), problem);
+    let absolute = std::path::absolute(path).map_err(|e| fault(format!("is {path:?}: {e}")))?;
+    absolute
+        .into_os_string()
+        .into_string()
+        .map_err(|_| fault("lies in a directory whose name is no UTF-8".to_owned()))
 }
 
 /// The policy by its word; absent: null.
@@ -253,7 +326,35 @@ mod tests {
         assert_eq!(glue.writer_address.as_deref(), Some("localhost:50051"));
         assert!(glue.writer_is_loopback && glue.default_database == "olake_iceberg");
         let refused = glue.writable().unwrap_err().to_string();
-        assert!(refused.contains("writes local Parquet files only"), "{refused}");
+        assert!(refused.contains("Iceberg tables in a glue catalog"), "{refused}");
+    }
+
+    #[test]
+    fn a_local_warehouse_with_a_sqlite_catalog_is_writable() {
+        let writer = |more: &str| {
+            format!(
+                r#"{{"type": "ICEBERG", "writer": {{"catalog_type": "jdbc",
+                    "jdbc_url": "jdbc:sqlite:lake/catalog.db", {more}}}}}"#
+            )
+        };
+        let file = load_text(&writer(
+            r#""iceberg_s3_path": "file:///lake/", "no_identifier_fields": true"#,
+        ))
+        .unwrap();
+        let Some(destination::Kind::Iceberg(iceberg)) = &file.writable().unwrap().kind else {
+            panic!("no Iceberg: {file:?}")
+        };
+        assert_eq!(iceberg.warehouse, "file:///lake");
+        assert!(iceberg.no_identifier_fields && iceberg.max_file_size_mb == 512);
+        let Some(Catalog::Jdbc(jdbc)) = &iceberg.catalog else { panic!("no JDBC: {iceberg:?}") };
+        let path = Path::new(jdbc.url.strip_prefix("jdbc:sqlite:").unwrap());
+        assert!(path.is_absolute() && path.ends_with("lake/catalog.db"));
+        assert_eq!(jdbc.catalog_name, "olake_iceberg");
+
+        let s3 = load_text(&writer(r#""iceberg_s3_path": "s3a://lake""#)).unwrap();
+        assert!(s3.writable().unwrap_err().to_string().contains("Iceberg tables at s3a:"));
+        let relative = load_text(&writer(r#""s3_path": "lake""#)).unwrap_err().to_string();
+        assert!(relative.contains("writer.s3_path is \"lake\""), "{relative}");
     }
 
     #[test]

@@ -121,7 +121,8 @@ mod tests {
         let line = bar(&table);
         assert!(line.starts_with("a_very_long_schema_name.a_t… "), "{line}");
         assert!(line.contains(&"─".repeat(BAR - 1)) && line.contains("  0%  0 rows"), "{line}");
-        let done = Table { done: true, ..Table::new("public.t".into()) };
+        let mut done = Table::new("public.t".into());
+        done.done = true;
         assert!(bar(&done).contains(&format!("{} 100%", "━".repeat(BAR))), "{}", bar(&done));
     }
 

@@ -338,6 +338,7 @@ mod tests {
             writer_is_loopback: true,
             default_database: String::new(),
             warnings: Vec::new(),
+            unsupported: None,
         }
     }
 

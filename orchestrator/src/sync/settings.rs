@@ -33,6 +33,7 @@ impl Settings {
 fn hash(destination: &Destination, table: &Table, stream: &LoadStream) -> [u8; 32] {
     let mut hasher = Sha256::new();
     hasher.update(LAYOUT_VERSION.to_le_bytes());
+    let destination = destination.without_credentials();
     for part in [destination.encode_to_vec(), table.encode_to_vec(), stream.encode_to_vec()] {
         hasher.update((part.len() as u64).to_le_bytes());
         hasher.update(part);

@@ -20,10 +20,12 @@ use chrono::{SecondsFormat, Utc};
 use proto::v1::commit_request::Mode;
 use proto::v1::{CommitRecord, CommitRequest};
 
+use super::stage::{Manifest, StagedFile};
 use super::{COMMIT_PREFIX, LOCK_PATIENCE, Live, OLD_PREFIX, live, record, recover};
 use crate::error::WriterError;
-use crate::stage::{Manifest, StagedFile};
+use crate::stage;
 use crate::storage::{self, TableLock, TablePaths};
+use crate::target::Committed;
 
 /// With more directories than this the whole file system is synced once.
 const SYNC_EACH: usize = 32;
@@ -32,15 +34,6 @@ const SYNC_EACH: usize = 32;
 /// afterwards must still find its files: an empty listing would pass for an
 /// empty table.
 const READER_GRACE: Duration = Duration::from_millis(500);
-
-/// What a commit came to.
-#[derive(Debug, PartialEq)]
-pub struct Committed {
-    /// As it stands in the table.
-    pub record: CommitRecord,
-    /// The same commit had been made before.
-    pub already: bool,
-}
 
 /// Replaces the table's content by the staged chunks.
 pub fn commit(paths: &TablePaths, request: &CommitRequest) -> Result<Committed, WriterError> {
@@ -67,7 +60,7 @@ fn replace(
         && record.commit_id == request.commit_id
     {
         clean_up(&[load]);
-        return Ok(Committed { record: record.clone(), already: true });
+        return Ok(committed(paths, record.clone(), true));
     }
     let files = Files::of(paths, request)?;
     let record = CommitRecord {
@@ -90,7 +83,11 @@ fn replace(
         grace();
     }
     clean_up(&[old]);
-    Ok(Committed { record, already: false })
+    Ok(committed(paths, record, false))
+}
+
+fn committed(paths: &TablePaths, record: CommitRecord, already: bool) -> Committed {
+    Committed { record, already, location: paths.live.display().to_string() }
 }
 
 /// The files of a commit, each with where it is staged.
@@ -100,28 +97,9 @@ impl Files {
     /// Checks every chunk of the request. Files without rows only serve to
     /// keep an empty table's schema: one stays, and only if nothing else does.
     fn of(paths: &TablePaths, request: &CommitRequest) -> Result<Self, WriterError> {
-        let refuse = |problem: String| Err(WriterError::InvalidRequest(problem));
-        let Some(first) = request.staged.first() else {
-            return refuse("a commit needs at least one staged chunk".into());
-        };
-        let mut seen = BTreeSet::new();
+        stage::check_chunks(request)?;
         let (mut full, mut empty) = (Vec::new(), Vec::new());
         for chunk in &request.staged {
-            if chunk.load_id != request.load_id {
-                return refuse(format!(
-                    "chunk {} was staged by load {}, not {}",
-                    chunk.chunk_id, chunk.load_id, request.load_id
-                ));
-            }
-            if chunk.settings_hash != first.settings_hash {
-                return refuse(format!(
-                    "chunks {} and {} were staged under different settings",
-                    first.chunk_id, chunk.chunk_id
-                ));
-            }
-            if !seen.insert(chunk.chunk_id) {
-                return refuse(format!("chunk {} is named twice", chunk.chunk_id));
-            }
             let (dir, manifest) = Manifest::of(paths, chunk)?;
             for file in manifest.files {
                 let target = if file.rows == 0 { &mut empty } else { &mut full };
@@ -206,7 +184,7 @@ mod tests {
 
     use super::*;
     use crate::parquet::prepare::prepare;
-    use crate::stage::tests::{paths, stage};
+    use crate::parquet::stage::tests::{paths, stage};
 
     fn request(commit_id: &str, load_id: &str, staged: Vec<StagedChunk>) -> CommitRequest {
         CommitRequest {
@@ -306,7 +284,7 @@ mod tests {
         let request = request("c1", "load", staged);
         let first = commit(&paths, &request).unwrap();
         let again = commit(&paths, &request).unwrap();
-        assert_eq!(again, Committed { record: first.record, already: true });
+        assert_eq!(again, Committed { already: true, ..first });
         assert_eq!(content(&paths.live), ["a"]);
     }
 

@@ -2,6 +2,7 @@
 //!
 //! - [`check`]: whether the destination can be written, tried for real
 //! - [`prepare`]: what a table holds, and the removal of what was abandoned
+//! - [`stage`]: the files of a chunk, and their manifest
 //! - [`commit`]: staged chunks become the table's content in one rename
 //! - [`record`]: the commit record, stored with the data
 //!
@@ -14,16 +15,20 @@ pub mod check;
 pub mod commit;
 pub mod prepare;
 pub mod record;
+pub mod stage;
 
 use std::fs;
 use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use proto::v1::CommitRecord;
+use arrow::datatypes::{Schema, SchemaRef};
+use proto::v1::{CommitRecord, CommitRequest, Parquet, PrepareRequest, StageRequest, Table};
 
 use crate::error::WriterError;
+use crate::partition::Partitioning;
 use crate::storage::{self, TablePaths};
+use crate::target::{Committed, Staging, Target, file_bytes};
 
 /// How long a call waits for another that changes the same table.
 const LOCK_PATIENCE: Duration = Duration::from_secs(20);
@@ -34,6 +39,64 @@ const COMMIT_PREFIX: &str = ".commit-";
 const OLD_PREFIX: &str = ".old-";
 /// A table that was dropped and is being removed.
 const DROPPED_PREFIX: &str = ".dropped-";
+
+/// A table that is a directory.
+#[derive(Debug)]
+pub struct ParquetTable {
+    paths: TablePaths,
+    partition_regex: String,
+    max_file_bytes: u64,
+}
+
+impl ParquetTable {
+    /// Checks every name; touches no file.
+    pub fn new(parquet: &Parquet, table: &Table) -> Result<Self, WriterError> {
+        Ok(ParquetTable {
+            paths: TablePaths::new(parquet, table)?,
+            partition_regex: table.partition_regex.clone(),
+            max_file_bytes: file_bytes(parquet.max_file_size_mb),
+        })
+    }
+}
+
+impl Target for ParquetTable {
+    fn location(&self) -> Result<String, WriterError> {
+        Ok(self.paths.live.display().to_string())
+    }
+
+    fn max_file_bytes(&self) -> u64 {
+        self.max_file_bytes
+    }
+
+    fn check_partitioning(&self, columns: &[&str]) -> Result<(), WriterError> {
+        Partitioning::check(&self.partition_regex, columns.iter().copied())
+    }
+
+    fn partitioning(
+        &self,
+        source: &Schema,
+        processed_at: i64,
+    ) -> Result<Option<Partitioning>, WriterError> {
+        Partitioning::parse(&self.partition_regex, source, processed_at)
+    }
+
+    fn prepare(&self, request: &PrepareRequest) -> Result<Option<CommitRecord>, WriterError> {
+        prepare::prepare(&self.paths, request)
+    }
+
+    fn stage(&self, request: &StageRequest, layout: SchemaRef) -> Result<Staging, WriterError> {
+        let stage = stage::DirectoryStage::create(&self.paths, &request.load_id, request.chunk_id)?;
+        Ok((Box::new(stage), layout))
+    }
+
+    fn commit(&self, request: &CommitRequest) -> Result<Committed, WriterError> {
+        commit::commit(&self.paths, request)
+    }
+
+    fn drop_table(&self) -> Result<bool, WriterError> {
+        prepare::drop_table(&self.paths)
+    }
+}
 
 /// What lies where readers look.
 #[derive(Debug, PartialEq)]

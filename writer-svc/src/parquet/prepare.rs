@@ -76,7 +76,7 @@ pub fn drop_table(paths: &TablePaths) -> Result<bool, WriterError> {
 mod tests {
     use super::*;
     use crate::parquet::record;
-    use crate::stage::tests::{paths, stage};
+    use crate::parquet::stage::tests::{paths, stage};
 
     fn ours(paths: &TablePaths) -> CommitRecord {
         storage::create_dir_durably(&paths.live).unwrap();

@@ -1,0 +1,4 @@
+//! Iceberg tables: every catalog with every store, read by engines that are
+//! not ours.
+
+mod proof;

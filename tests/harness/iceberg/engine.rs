@@ -1,0 +1,77 @@
+//! Who reads, and what each cannot tell.
+
+use anyhow::Result;
+use serde_json::json;
+
+use super::client::Client;
+use crate::compare::{Cell, Rows};
+use crate::reader::{ReadTable, tables_in};
+
+/// An engine that is not ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    /// PyIceberg, through the catalog.
+    PyIceberg,
+    /// DuckDB's `iceberg_scan` of the catalog's metadata file.
+    DuckDb,
+    /// ClickHouse's (chdb) `icebergLocal` and `icebergS3` of that file.
+    ClickHouse,
+}
+
+impl Engine {
+    /// Every engine.
+    pub const ALL: [Engine; 3] = [Engine::PyIceberg, Engine::DuckDb, Engine::ClickHouse];
+
+    /// What `iceberg.py` calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Engine::PyIceberg => "pyiceberg",
+            Engine::DuckDb => "duckdb",
+            Engine::ClickHouse => "clickhouse",
+        }
+    }
+
+    /// Reads tables ("namespace.table") with one start of the engine. In
+    /// [`ReadTable::types`] are Iceberg's types, as the table's schema has them.
+    pub fn read(self, client: &Client, tables: &[String]) -> Result<Vec<ReadTable>> {
+        let text = client.call("read", json!({"engine": self.name(), "tables": tables}))?;
+        tables_in(&text, tables.len())
+    }
+
+    /// What the engine tells of rows whose columns have these Iceberg types.
+    ///
+    /// PyIceberg and DuckDB tell everything. ClickHouse has no null arrays (they
+    /// are empty), no dates outside 0000-01-01 to 9999-12-31 (they end there) and
+    /// no time type (it counts whole seconds).
+    pub fn tells(self, rows: &Rows, kinds: &[String]) -> Rows {
+        let mut told = rows.clone();
+        if self == Engine::ClickHouse {
+            for row in &mut told.rows {
+                for (cell, kind) in row.iter_mut().zip(kinds) {
+                    clickhouse(cell, kind);
+                }
+            }
+        }
+        told
+    }
+}
+
+fn clickhouse(cell: &mut Cell, kind: &str) {
+    if let Some(element) = kind.strip_prefix("list<").and_then(|rest| rest.strip_suffix('>')) {
+        match cell {
+            Cell::List(items) => items.iter_mut().for_each(|item| clickhouse(item, element)),
+            other => *other = Cell::List(Vec::new()),
+        }
+        return;
+    }
+    let Cell::Text(text) = cell else { return };
+    match kind {
+        "time" => text.truncate("00:00:00".len()),
+        // The year 0 is 1 BC.
+        "date" if text.ends_with(" BC") && !text.starts_with("0001-") => {
+            *text = "0001-01-01 BC".to_owned();
+        }
+        "date" if text.find('-').is_some_and(|year| year > 4) => *text = "9999-12-31".to_owned(),
+        _ => {}
+    }
+}

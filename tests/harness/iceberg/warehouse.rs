@@ -1,0 +1,211 @@
+//! One catalog with one store, for our programs and for theirs.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Result;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::client::{Client, redirected};
+use super::glue::{self, Glue};
+use super::pair::{Catalog, Pair, Store};
+use super::seaweed::{self, Seaweed};
+use super::table::Table;
+use crate::postgres::{Database, PASSWORD, USER};
+use crate::proxy::Proxy;
+use crate::run::Project;
+use crate::supervised::percent_encoded;
+use crate::truth::destination_name;
+
+/// The catalog's name, which the JDBC catalog keeps with every table: the
+/// default of destination.json's `catalog_name`.
+pub const CATALOG_NAME: &str = "olake_iceberg";
+
+const REGION: &str = "us-east-1";
+
+/// A catalog and a place for files, with nothing in them. Ends when dropped.
+#[derive(Debug)]
+pub struct Warehouse {
+    pair: Pair,
+    directory: TempDir,
+    catalog: Server,
+    store: Option<Arc<Seaweed>>,
+}
+
+#[derive(Debug)]
+enum Server {
+    Sqlite(PathBuf),
+    Postgres(Database),
+    Rest(Arc<Seaweed>),
+    Glue(Arc<Glue>),
+}
+
+impl Warehouse {
+    /// Starts what the pair needs and is not running yet.
+    pub fn start(pair: Pair) -> Result<Warehouse> {
+        let directory = TempDir::with_prefix("tidewater-lake-")?;
+        let catalog = match pair.catalog {
+            Catalog::Sqlite => Server::Sqlite(directory.path().join("catalog.db")),
+            Catalog::Postgres => Server::Postgres(Database::new("iceberg")?),
+            Catalog::Rest => Server::Rest(Seaweed::shared()?),
+            Catalog::Glue => Server::Glue(Glue::shared()?),
+        };
+        let store = match pair.store {
+            Store::Local => None,
+            Store::S3 => Some(Seaweed::shared()?),
+        };
+        Ok(Warehouse { pair, directory, catalog, store })
+    }
+
+    /// What it is made of.
+    pub fn pair(&self) -> Pair {
+        self.pair
+    }
+
+    /// Where the files of a local one lie, and SQLite's.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// The warehouse's URL.
+    pub fn location(&self) -> String {
+        let name = self.directory.path().file_name().unwrap_or_default().to_string_lossy();
+        match (&self.catalog, self.pair.store) {
+            (Server::Rest(_), _) => format!("s3://{}", seaweed::TABLE_BUCKET),
+            (_, Store::S3) => format!("s3://{}/{name}", seaweed::BUCKET),
+            (_, Store::Local) => format!("file://{}/files", self.directory.path().display()),
+        }
+    }
+
+    /// The catalog's "127.0.0.1:port"; none for a file.
+    pub fn catalog_address(&self) -> Option<String> {
+        match &self.catalog {
+            Server::Sqlite(_) => None,
+            Server::Postgres(database) => Some(format!("127.0.0.1:{}", database.server.port())),
+            Server::Rest(seaweed) => Some(seaweed.rest().to_owned()),
+            Server::Glue(glue) => Some(glue.address().to_owned()),
+        }
+    }
+
+    /// destination.json, as a user would write it.
+    pub fn destination(&self) -> Value {
+        let mut writer = json!({"iceberg_s3_path": self.location(), "normalization": true});
+        let mut set = |settings: Value| {
+            if let (Some(writer), Value::Object(settings)) = (writer.as_object_mut(), settings) {
+                writer.extend(settings);
+            }
+        };
+        match &self.catalog {
+            Server::Sqlite(file) => set(json!({
+                "catalog_type": "jdbc", "jdbc_url": format!("jdbc:sqlite:{}", file.display()),
+            })),
+            Server::Postgres(database) => set(json!({
+                "catalog_type": "jdbc",
+                "jdbc_url":
+                    format!("jdbc:postgresql://127.0.0.1:{}/{}", database.server.port(), database.name),
+                "jdbc_username": USER,
+                "jdbc_password": PASSWORD,
+            })),
+            Server::Rest(seaweed) => set(json!({
+                "catalog_type": "rest",
+                "rest_catalog_url": format!("http://{}", seaweed.rest()),
+                "oauth2_uri": format!("http://{}/v1/oauth/tokens", seaweed.rest()),
+                "credential": format!("{}:{}", seaweed::KEY, seaweed::SECRET),
+            })),
+            Server::Glue(glue) => set(json!({
+                "catalog_type": "glue",
+                "glue_endpoint": format!("http://{}", glue.address()),
+                "aws_region": REGION,
+                "aws_access_key": glue::KEY,
+                "aws_secret_key": glue::SECRET,
+            })),
+        }
+        if let Some(store) = &self.store {
+            // Glue takes these, too.
+            set(json!({
+                "s3_endpoint": format!("http://{}", store.s3()),
+                "s3_use_ssl": false,
+                "s3_path_style": true,
+                "aws_region": REGION,
+                "aws_access_key": seaweed::KEY,
+                "aws_secret_key": seaweed::SECRET,
+            }));
+        }
+        json!({"type": "ICEBERG", "writer": writer})
+    }
+
+    /// destination.json, with the proxy before the catalog.
+    pub fn destination_through(&self, proxy: &Proxy) -> Value {
+        match self.catalog_address() {
+            Some(address) => redirected(&self.destination(), &address, proxy.address()),
+            None => self.destination(),
+        }
+    }
+
+    /// PyIceberg with this catalog.
+    pub fn client(&self) -> Client {
+        let mut properties = json!({"warehouse": self.location()});
+        match &self.catalog {
+            Server::Sqlite(file) => {
+                properties["type"] = "sql".into();
+                properties["uri"] = format!("sqlite:///{}", file.display()).into();
+            }
+            Server::Postgres(database) => {
+                properties["type"] = "sql".into();
+                let address = format!("127.0.0.1:{}/{}", database.server.port(), database.name);
+                let password = percent_encoded(PASSWORD);
+                properties["uri"] =
+                    format!("postgresql+psycopg2://{USER}:{password}@{address}").into();
+            }
+            Server::Rest(seaweed) => {
+                let url = format!("http://{}", seaweed.rest());
+                properties["type"] = "rest".into();
+                properties["oauth2-server-uri"] = format!("{url}/v1/oauth/tokens").into();
+                properties["uri"] = url.into();
+                properties["credential"] = format!("{}:{}", seaweed::KEY, seaweed::SECRET).into();
+            }
+            Server::Glue(glue) => {
+                properties["type"] = "glue".into();
+                properties["glue.endpoint"] = format!("http://{}", glue.address()).into();
+                properties["glue.region"] = REGION.into();
+                properties["glue.access-key-id"] = glue::KEY.into();
+                properties["glue.secret-access-key"] = glue::SECRET.into();
+            }
+        }
+        if let Some(store) = &self.store {
+            properties["s3.endpoint"] = format!("http://{}", store.s3()).into();
+            properties["s3.region"] = REGION.into();
+            properties["s3.access-key-id"] = seaweed::KEY.into();
+            properties["s3.secret-access-key"] = seaweed::SECRET.into();
+        }
+        Client::new(properties)
+    }
+
+    /// A table by its name, "namespace.table".
+    pub fn table(&self, name: &str) -> Table {
+        Table::new(self.client(), name)
+    }
+
+    /// The same, with the proxy before the catalog.
+    pub fn table_through(&self, proxy: &Proxy, name: &str) -> Table {
+        let address = self.catalog_address().unwrap_or_default();
+        Table::new(self.client().redirected(&address, proxy.address()), name)
+    }
+
+    /// The table of a stream, as the default names have it.
+    pub fn table_of(&self, project: &Project, namespace: &str, name: &str) -> Table {
+        self.table(&format!("{}.{}", namespace_of(project, namespace), destination_name(name)))
+    }
+
+    /// The names of a namespace's tables, in order; none when there is no such
+    /// namespace.
+    pub fn tables(&self, namespace: &str) -> Result<Option<Vec<String>>> {
+        self.client().ask("tables", json!({"namespace": namespace}))
+    }
+}
+
+/// The destination's namespace of a source schema, as the default names have it.
+pub fn namespace_of(project: &Project, schema: &str) -> String {
+    destination_name(&format!("postgres_{}_{schema}", project.database().name))
+}

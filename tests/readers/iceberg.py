@@ -1,0 +1,272 @@
+"""Iceberg tables by engines that are not ours: reads, describes, writes.
+
+    iceberg.py COMMAND < request
+
+The request is one JSON object: `catalog`, PyIceberg's properties of the
+catalog; mostly `table`, "namespace.name"; and what the command says. Cells are
+those of reader.py, both ways.
+
+    read      engine, tables    each table as reader.py prints it
+    count     engine, condition the rows for which the condition holds
+    plan      condition         the data files PyIceberg would open for it
+    describe                    all of the table's metadata, as JSON
+    tables    namespace         the names of its tables; null: no such namespace
+    create    columns, partition, properties   a table; columns are [name, type]
+    append    columns, rows     as a foreign writer
+    rewrite                     the table's own rows in new files, as compaction does
+    drop                        the table with its files
+"""
+
+import json
+import sys
+
+import iceberg_engines
+import reader
+from iceberg_values import arrow_column, parsed, printed
+from pyarrow import parquet, table as arrow_table
+from pyiceberg import types
+from pyiceberg.catalog import load_catalog
+from pyiceberg.conversions import from_bytes
+from pyiceberg.exceptions import NoSuchNamespaceError, NoSuchTableError
+from pyiceberg.expressions import AlwaysTrue
+from pyiceberg.partitioning import PartitionField, PartitionSpec
+from pyiceberg.schema import Schema
+from pyiceberg.transforms import parse_transform
+
+
+def print_json(value):
+    print(json.dumps(value), flush=True)
+
+
+# --- reading ------------------------------------------------------------------
+
+
+def read(catalog, request):
+    for name in request["tables"]:
+        table = catalog.load_table(name)
+        found = iceberg_engines.read(request["engine"], table, request["catalog"])
+        files = live_files(table)
+        print_json(
+            {
+                "columns": found.column_names,
+                "types": {field.name: printed(field.field_type) for field in table.schema().fields},
+                "parquet": footers(table, files),
+                "files": [{"path": file.file_path, "bytes": file.file_size_in_bytes} for _, file in files],
+            }
+        )
+        columns = [reader.cells(column.combine_chunks()) for column in reader.flat(found)]
+        for row in zip(*columns) if columns else ([] for _ in range(found.num_rows)):
+            print_json(list(row))
+        print(flush=True)
+
+
+def footers(table, files):
+    """The schema in the data files' footers: that of the first, and it must be
+    the others'. A table without files has none."""
+    schemas = []
+    for _, file in files[:20]:
+        with table.io.new_input(file.file_path).open() as stream:
+            schemas.append(reader.schema_of(parquet.ParquetFile(stream)))
+    if any(schema != schemas[0] for schema in schemas):
+        raise RuntimeError(f"the files of {table.name()} have different schemas")
+    return schemas[0] if schemas else {}
+
+
+def count(catalog, request):
+    table = catalog.load_table(request["table"])
+    print_json(iceberg_engines.count(request["engine"], table, request["catalog"], request["condition"]))
+
+
+def plan(catalog, request):
+    scan = catalog.load_table(request["table"]).scan(row_filter=request["condition"])
+    print_json(sorted(task.file.file_path for task in scan.plan_files()))
+
+
+# --- describing ---------------------------------------------------------------
+
+
+def live_files(table):
+    """(manifest entry, data file) of all live files, delete files too."""
+    snapshot = table.current_snapshot()
+    if snapshot is None:
+        return []
+    manifests = snapshot.manifests(table.io)
+    entries = [entry for manifest in manifests for entry in manifest.fetch_manifest_entry(table.io)]
+    return [(entry, entry.data_file) for entry in entries]
+
+
+def describe(catalog, request):
+    table = catalog.load_table(request["table"])
+    metadata, schema = table.metadata, table.schema()
+    snapshot = table.current_snapshot()
+    print_json(
+        {
+            "metadata_location": table.metadata_location,
+            "location": table.location(),
+            "uuid": str(metadata.table_uuid),
+            "format_version": metadata.format_version,
+            "properties": table.properties,
+            "schema": [field_json(field) for field in schema.fields],
+            "identifier_fields": [schema.find_column_name(at) for at in schema.identifier_field_ids],
+            "partition": [partition_json(field, schema) for field in table.spec().fields],
+            "snapshots": [snapshot_json(one) for one in metadata.snapshots],
+            "current_snapshot_id": metadata.current_snapshot_id,
+            "metadata_log": [entry.metadata_file for entry in metadata.metadata_log],
+            "manifests": [manifest_json(one) for one in snapshot.manifests(table.io)] if snapshot else [],
+            "files": [file_json(entry, file, table) for entry, file in live_files(table)],
+        }
+    )
+
+
+def field_json(field):
+    return {
+        "id": field.field_id,
+        "name": field.name,
+        "type": printed(field.field_type),
+        "required": field.required,
+        "doc": field.doc,
+    }
+
+
+def partition_json(field, schema):
+    return {
+        "id": field.field_id,
+        "name": field.name,
+        "source": schema.find_column_name(field.source_id),
+        "transform": str(field.transform),
+    }
+
+
+def snapshot_json(snapshot):
+    summary = dict(snapshot.summary.additional_properties) if snapshot.summary else {}
+    return {
+        "id": snapshot.snapshot_id,
+        "parent": snapshot.parent_snapshot_id,
+        "sequence_number": snapshot.sequence_number,
+        "timestamp_ms": snapshot.timestamp_ms,
+        "operation": snapshot.summary.operation.value if snapshot.summary else None,
+        "summary": summary,
+    }
+
+
+def manifest_json(manifest):
+    return {
+        "path": manifest.manifest_path,
+        "content": manifest.content.name.lower(),
+        "spec_id": manifest.partition_spec_id,
+        "sequence_number": manifest.sequence_number,
+        "added_snapshot_id": manifest.added_snapshot_id,
+        "added": manifest.added_files_count,
+        "existing": manifest.existing_files_count,
+        "deleted": manifest.deleted_files_count,
+    }
+
+
+def file_json(entry, file, table):
+    schema, spec = table.schema(), table.specs()[file.spec_id]
+
+    def by_name(values, text=lambda kind, value: value):
+        fields = ((schema.find_column_name(at), schema.find_type(at), value) for at, value in (values or {}).items())
+        return {name: text(kind, value) for name, kind, value in fields}
+
+    def bound(kind, value):
+        return value_text(kind, from_bytes(kind, value))
+
+    kinds = spec.partition_type(schema).fields
+    return {
+        "path": file.file_path,
+        "content": file.content.name.lower(),
+        "records": file.record_count,
+        "bytes": file.file_size_in_bytes,
+        "sequence_number": entry.sequence_number,
+        "partition": {field.name: value_text(field.field_type, file.partition[at]) for at, field in enumerate(kinds)},
+        "values": by_name(file.value_counts),
+        "nulls": by_name(file.null_value_counts),
+        "nans": by_name(file.nan_value_counts),
+        "lower": by_name(file.lower_bounds, bound),
+        "upper": by_name(file.upper_bounds, bound),
+    }
+
+
+def value_text(kind, value):
+    """A value in a manifest as the text of its cell. Partition values and bounds
+    come as Iceberg stores them: days, microseconds."""
+    if value is None:
+        return None
+    if isinstance(kind, types.DateType):
+        return "".join(reader.date_text(value))
+    if isinstance(kind, types.TimeType):
+        return reader.time_text(value)
+    if isinstance(kind, (types.TimestampType, types.TimestamptzType)):
+        return reader.timestamp_text(value, "+00" if isinstance(kind, types.TimestamptzType) else "")
+    if isinstance(kind, types.BooleanType):
+        return "t" if value else "f"
+    if isinstance(kind, types.FloatType):
+        return reader.float_bits(value, ">f")
+    if isinstance(kind, types.DoubleType):
+        return reader.float_bits(value, ">d")
+    if isinstance(value, bytes):
+        return "\\x" + value.hex()
+    return format(value, "f") if isinstance(kind, types.DecimalType) else str(value)
+
+
+def tables(catalog, request):
+    try:
+        found = catalog.list_tables(request["namespace"])
+    except NoSuchNamespaceError:
+        found = None
+    print_json(None if found is None else sorted(identifier[-1] for identifier in found))
+
+
+# --- writing ------------------------------------------------------------------
+
+
+def create(catalog, request):
+    namespace = request["table"].rpartition(".")[0]
+    catalog.create_namespace_if_not_exists(namespace)
+    fields = [
+        types.NestedField(at, name, parsed(kind), required=False)
+        for at, (name, kind) in enumerate(request["columns"], 1)
+    ]
+    schema = Schema(*fields)
+    parts = [
+        PartitionField(schema.find_field(source).field_id, 1000 + at, parse_transform(transform), f"{source}_{at}")
+        for at, (source, transform) in enumerate(request["partition"])
+    ]
+    spec = PartitionSpec(*parts)
+    catalog.create_table(request["table"], schema, partition_spec=spec, properties=request["properties"])
+
+
+def append(catalog, request):
+    """Columns that the request does not name are null."""
+    table = catalog.load_table(request["table"])
+    fields, rows = table.schema().fields, request["rows"]
+    given = dict(zip(request["columns"], zip(*rows)))
+    nulls = [None] * len(rows)
+    columns = [arrow_column(list(given.pop(field.name, nulls)), field.field_type) for field in fields]
+    if given:
+        raise RuntimeError(f"the table has no column {', '.join(given)}")
+    table.append(arrow_table(columns, names=[field.name for field in fields]))
+
+
+def rewrite(catalog, request):
+    table = catalog.load_table(request["table"])
+    table.overwrite(table.scan().to_arrow(), overwrite_filter=AlwaysTrue())
+
+
+def drop(catalog, request):
+    try:
+        catalog.purge_table(request["table"])
+    except NoSuchTableError as error:
+        raise SystemExit(f"no such table: {error}") from None
+
+
+COMMANDS = {
+    command.__name__: command for command in (read, count, plan, describe, tables, create, append, rewrite, drop)
+}
+
+if __name__ == "__main__":
+    sys.stdout.reconfigure(encoding="utf-8")
+    request = json.load(sys.stdin)
+    catalog = load_catalog(request["name"], **request["catalog"])
+    COMMANDS[sys.argv[1]](catalog, request)

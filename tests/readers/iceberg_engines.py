@@ -1,0 +1,143 @@
+"""Reads an Iceberg table with one of three engines into an Arrow table.
+
+PyIceberg reads through the catalog; DuckDB and ClickHouse read the metadata
+file that the catalog names. What an engine's own types lose in its answer, and
+the table's schema can say, is put back from the schema (a time zone, string or
+bytes); what the engine itself loses is not.
+"""
+
+import os
+import re
+import sysconfig
+
+import pyarrow
+import pyarrow.compute
+from pyiceberg import types
+
+from iceberg_values import arrow_type
+
+
+def with_pyiceberg(table):
+    return table.scan().to_arrow()
+
+
+# --- DuckDB -------------------------------------------------------------------
+
+
+def sql_text(text):
+    return "'" + text.replace("'", "''") + "'"
+
+
+def duckdb_connection(properties):
+    import duckdb
+
+    # Extensions are loaded from where pip put them, and no others.
+    connection = duckdb.connect(config={"autoinstall_known_extensions": False})
+    packages = sysconfig.get_paths()["purelib"]
+    for name in ("avro", "httpfs", "iceberg"):
+        file = f"duckdb_extension_{name}/extensions/v{duckdb.__version__}/{name}.duckdb_extension"
+        connection.execute(f"LOAD {sql_text(os.path.join(packages, file))}")
+    connection.execute("SET TimeZone = 'UTC'")
+    connection.execute("SET arrow_large_buffer_size = true")
+    endpoint = properties.get("s3.endpoint")
+    if endpoint:
+        scheme, _, address = endpoint.partition("://")
+        settings = {
+            "KEY_ID": properties["s3.access-key-id"],
+            "SECRET": properties["s3.secret-access-key"],
+            "REGION": properties["s3.region"],
+            "ENDPOINT": address,
+            "URL_STYLE": "path",
+        }
+        listed = ", ".join(f"{name} {sql_text(value)}" for name, value in settings.items())
+        connection.execute(f"CREATE SECRET (TYPE s3, USE_SSL {scheme == 'https'}, {listed})")
+    return connection
+
+
+def duckdb_source(table):
+    return f"iceberg_scan({sql_text(table.metadata_location)})"
+
+
+def with_duckdb(table, properties):
+    query = f"SELECT * FROM {duckdb_source(table)}"
+    return duckdb_connection(properties).sql(query).to_arrow_table()
+
+
+# --- ClickHouse ---------------------------------------------------------------
+
+# Dates beyond Date32 end at its limits instead of ending the query; strings
+# come as bytes.
+CLICKHOUSE_SETTINGS = (
+    "SETTINGS session_timezone = 'UTC', date_time_overflow_behavior = 'saturate', output_format_arrow_string_as_string = 0"
+)
+
+
+def quoted(text):
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def clickhouse_source(table, properties):
+    base, name = table.metadata_location.rsplit("/metadata/", 1)
+    pinned = f"SETTINGS iceberg_metadata_file_path = {quoted('metadata/' + name)}"
+    if base.startswith("s3://") or base.startswith("s3a://"):
+        place = properties["s3.endpoint"] + "/" + base.partition("://")[2] + "/"
+        keys = [properties["s3.access-key-id"], properties["s3.secret-access-key"]]
+        return f"icebergS3({', '.join(quoted(text) for text in [place, *keys])}, {pinned})"
+    return f"icebergLocal({quoted(base.removeprefix('file://') + '/')}, {pinned})"
+
+
+def clickhouse(what, table, properties, form):
+    import chdb
+
+    return chdb.query(f"SELECT {what(clickhouse_source(table, properties))} {CLICKHOUSE_SETTINGS}", form)
+
+
+def with_clickhouse(table, properties):
+    answer = clickhouse(lambda source: f"* FROM {source}", table, properties, "ArrowStream")
+    found = pyarrow.ipc.open_stream(answer.bytes()).read_all()
+    columns = []
+    for name, column in zip(found.column_names, found.columns):
+        kind = table.schema().find_field(name).field_type
+        chunks = [restored(chunk, kind) for chunk in column.chunks]
+        columns.append(pyarrow.chunked_array(chunks, arrow_type(kind)))
+    return pyarrow.table(columns, names=found.column_names)
+
+
+def restored(array, kind):
+    """The array in the Arrow type of Iceberg's `kind`."""
+    if isinstance(kind, types.ListType):
+        items = restored(array.values, kind.element_type)
+        return pyarrow.ListArray.from_arrays(array.offsets, items, mask=array.is_null())
+    if isinstance(kind, types.TimeType):
+        # Whole seconds.
+        micros = pyarrow.compute.multiply(array.cast(pyarrow.int64()), 1_000_000)
+        return micros.cast(arrow_type(kind))
+    if array.type == arrow_type(kind):
+        return array
+    return array.cast(arrow_type(kind))
+
+
+# --- all of them --------------------------------------------------------------
+
+
+def read(engine, table, properties):
+    if engine == "pyiceberg":
+        return with_pyiceberg(table)
+    if engine == "duckdb":
+        return with_duckdb(table, properties)
+    if engine == "clickhouse":
+        return with_clickhouse(table, properties)
+    raise ValueError(f"an unknown engine {engine}")
+
+
+def count(engine, table, properties, condition):
+    """Rows for which the condition holds; the engine prunes files as it likes."""
+    if engine == "pyiceberg":
+        return table.scan(row_filter=condition).count()
+    if engine == "duckdb":
+        query = f"SELECT count(*) FROM {duckdb_source(table)} WHERE {condition}"
+        return duckdb_connection(properties).sql(query).fetchone()[0]
+    # PyIceberg wants timestamps as 2024-02-29T00:00:00+00:00, which ClickHouse refuses.
+    spaced = re.sub(r"'([\d-]+)T([\d:.]+)(\+00:00)?'", r"'\1 \2'", condition)
+    answer = clickhouse(lambda source: f"count(*) FROM {source} WHERE {spaced}", table, properties, "CSV")
+    return int(answer.data())

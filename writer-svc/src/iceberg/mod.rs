@@ -1,0 +1,254 @@
+//! Iceberg tables: files that no reader sees until a commit refers to them.
+//!
+//! ```text
+//! stage:   schema ─► data/load-<id>/….parquet, metrics ─► metadata/staged-….avro
+//! commit:  ┌► load ─► committed? fenced? ─► manifests ─► snapshot ─► swap ─┐
+//!          └──────────────── Conflict, Unknown: from the new base ◄────────┘
+//! ```
+//!
+//! - [`schema`]: the layout's columns ↔ the table's fields, by id
+//! - [`stage`]: the data files of a chunk and its manifest
+//! - [`metrics`]: counts and bounds of a file, from its footer
+//! - [`manifest`]: manifests and manifest lists ↔ bytes
+//! - [`prepare`]: what a table holds, and the removal of what was abandoned
+//! - [`commit`]: the one loop that changes a table's content
+//! - [`snapshot`]: a snapshot and the metadata that makes it current
+//! - [`position`]: which commit of ours a table holds
+//! - [`drop`]: the end of a table and of its files
+//! - [`check`]: whether catalog and warehouse can be written, tried for real
+//! - [`catalog`]: who knows the tables: load, create, swap, drop
+//! - [`storage`]: where the objects lie
+//!
+//! Invariants: nothing refers to a file that is not whole and durable; a swap
+//! is made against the very metadata it was derived from; no file is deleted
+//! that any snapshot of the table, or a commit still possible, may refer to.
+//!
+//! The crate of the same name serves for the spec's types and encodings only,
+//! bytes in, bytes out: every object is read and written by [`storage`].
+
+pub mod catalog;
+pub mod check;
+pub mod commit;
+pub mod drop;
+pub mod manifest;
+pub mod metrics;
+pub mod position;
+pub mod prepare;
+pub mod schema;
+pub mod snapshot;
+pub mod stage;
+pub mod storage;
+
+use std::sync::Arc;
+
+use arrow::datatypes::{Schema, SchemaRef};
+use bytes::Bytes;
+use iceberg::spec::{FormatVersion, ManifestFile, Snapshot, TableMetadata};
+use proto::v1::{CommitRecord, CommitRequest, Iceberg, PrepareRequest, StageRequest, Table};
+
+use crate::error::WriterError;
+use crate::naming;
+use crate::partition::Partitioning;
+use crate::storage::plain;
+use crate::target::{Committed, Staging, Target, file_bytes};
+use catalog::{Catalog, Loaded, TableName};
+use storage::Storage;
+
+/// An Iceberg table, there or to be.
+#[derive(Debug)]
+pub struct IcebergTable {
+    name: TableName,
+    /// "schema.table" at the source, for messages.
+    stream: String,
+    catalog: Box<dyn Catalog>,
+    storage: Arc<dyn Storage>,
+    /// Where a new table is put.
+    new_location: String,
+    max_file_bytes: u64,
+    /// Destination names of the columns to be declared as identifier fields.
+    identifiers: Vec<String>,
+    partition_regex: String,
+}
+
+impl IcebergTable {
+    /// Checks every name; asks nothing of catalog or storage.
+    pub fn new(iceberg: &Iceberg, table: &Table) -> Result<Self, WriterError> {
+        plain("destination_database", &table.database)?;
+        plain("destination_table", &table.name)?;
+        let storage = storage::open(iceberg)?;
+        let catalog = catalog::open(iceberg, Arc::clone(&storage))?;
+        let identifiers = match (iceberg.no_identifier_fields, table.normalization) {
+            (true, _) => Vec::new(),
+            (false, _) if table.key_columns.is_empty() => Vec::new(),
+            (false, true) => {
+                table.key_columns.iter().map(|name| naming::destination_name(name)).collect()
+            }
+            // Of the key only this is stored, in a form that tells any two apart.
+            (false, false) => vec![naming::OLAKE_ID.to_owned()],
+        };
+        Ok(IcebergTable {
+            new_location: format!(
+                "{}/{}/{}",
+                iceberg.warehouse.trim_end_matches('/'),
+                table.database,
+                table.name
+            ),
+            name: TableName { namespace: table.database.clone(), name: table.name.clone() },
+            stream: table.stream.clone(),
+            catalog,
+            storage,
+            max_file_bytes: file_bytes(iceberg.max_file_size_mb),
+            identifiers,
+            partition_regex: table.partition_regex.clone(),
+        })
+    }
+
+    /// The table as the catalog knows it now; refuses what this version cannot
+    /// continue.
+    fn load(&self) -> Result<Option<Loaded>, WriterError> {
+        let loaded = self.catalog.load(&self.name)?;
+        if let Some(loaded) = &loaded {
+            self.check_metadata(&loaded.metadata)?;
+        }
+        Ok(loaded)
+    }
+
+    /// An object that the table refers to.
+    fn object(&self, location: &str) -> Result<Bytes, WriterError> {
+        self.storage.read(location)?.ok_or_else(|| WriterError::BadTable {
+            table: self.name.to_string(),
+            problem: format!("it refers to {location}, which is not there"),
+        })
+    }
+
+    /// The manifests of the table's current snapshot.
+    fn manifests(&self, base: &Loaded) -> Result<Vec<ManifestFile>, WriterError> {
+        let Some(snapshot) = base.metadata.current_snapshot() else { return Ok(Vec::new()) };
+        self.manifests_of(snapshot, base)
+    }
+
+    /// The manifests of any snapshot.
+    fn manifests_of(
+        &self,
+        snapshot: &Snapshot,
+        base: &Loaded,
+    ) -> Result<Vec<ManifestFile>, WriterError> {
+        let location = snapshot.manifest_list();
+        manifest::decode_list(location, &self.object(location)?, base.metadata.format_version())
+    }
+
+    fn check_metadata(&self, metadata: &TableMetadata) -> Result<(), WriterError> {
+        let refuse = |problem: String| {
+            Err(WriterError::invalid_table(
+                format!("the Iceberg table {} {problem}", self.name),
+                "give the stream another destination_table, or drop this table",
+            ))
+        };
+        if metadata.format_version() != FormatVersion::V2 {
+            return refuse(format!(
+                "has format version {}; this version writes format version 2 only",
+                metadata.format_version() as u8
+            ));
+        }
+        if !metadata.default_partition_spec().is_unpartitioned() {
+            return refuse("is partitioned; this version writes unpartitioned tables only".into());
+        }
+        if metadata.current_snapshot().is_some() && !position::is_ours(metadata) {
+            return Err(WriterError::ForeignTable {
+                path: self.name.to_string().into(),
+                found: "rows".into(),
+            });
+        }
+        Ok(())
+    }
+}
+
+/// Where the files of a table go.
+#[derive(Clone, Debug)]
+struct Layout {
+    /// Directory of data files.
+    data: String,
+    /// Directory of manifests and of the rest of the metadata.
+    metadata: String,
+}
+
+impl Layout {
+    /// Of a table that is there, or is to be put at `new_location`.
+    fn of(metadata: Option<&TableMetadata>, new_location: &str) -> Self {
+        let location = metadata.map_or(new_location, TableMetadata::location);
+        let path = |property: &str, default: &str| {
+            let given = metadata.and_then(|metadata| metadata.properties().get(property));
+            match given {
+                Some(path) => path.trim_end_matches('/').to_owned(),
+                None => format!("{}/{default}", location.trim_end_matches('/')),
+            }
+        };
+        Layout {
+            data: path("write.data.path", "data"),
+            metadata: path("write.metadata.path", "metadata"),
+        }
+    }
+
+    /// The directory of one load's data files.
+    fn load(&self, load_id: &str) -> String {
+        format!("{}/{LOAD_PREFIX}{load_id}", self.data)
+    }
+}
+
+/// Before a load id: the name of its directory of data files.
+const LOAD_PREFIX: &str = "load-";
+/// Before load id, chunk and attempt: the name of a staged chunk's manifest. No
+/// snapshot ever refers to one.
+const STAGED_PREFIX: &str = "staged-";
+
+impl Target for IcebergTable {
+    fn location(&self) -> Result<String, WriterError> {
+        let loaded = self.catalog.load(&self.name)?;
+        Ok(loaded.map_or_else(
+            || self.new_location.clone(),
+            |loaded| loaded.metadata.location().to_owned(),
+        ))
+    }
+
+    fn max_file_bytes(&self) -> u64 {
+        self.max_file_bytes
+    }
+
+    fn check_partitioning(&self, _columns: &[&str]) -> Result<(), WriterError> {
+        if self.partition_regex.is_empty() {
+            return Ok(());
+        }
+        Err(WriterError::invalid_table(
+            format!(
+                "{}: partition_regex is set, but this version writes unpartitioned Iceberg \
+                 tables only",
+                self.stream
+            ),
+            "set partition_regex to \"\" for this stream in streams.json",
+        ))
+    }
+
+    fn partitioning(
+        &self,
+        _source: &Schema,
+        _processed_at: i64,
+    ) -> Result<Option<Partitioning>, WriterError> {
+        self.check_partitioning(&[]).map(|()| None)
+    }
+
+    fn prepare(&self, request: &PrepareRequest) -> Result<Option<CommitRecord>, WriterError> {
+        prepare::prepare(self, request)
+    }
+
+    fn stage(&self, request: &StageRequest, layout: SchemaRef) -> Result<Staging, WriterError> {
+        stage::begin(self, request, &layout)
+    }
+
+    fn commit(&self, request: &CommitRequest) -> Result<Committed, WriterError> {
+        commit::commit(self, request)
+    }
+
+    fn drop_table(&self) -> Result<bool, WriterError> {
+        drop::drop_table(self)
+    }
+}

@@ -1,0 +1,439 @@
+//! The layout's columns ↔ the table's fields, by field id.
+//!
+//! A new table numbers its fields as Iceberg does: the columns first, in
+//! order, then the elements of lists. A table that is there keeps its fields;
+//! a column is the field of its name, a column without a field gets the next
+//! id after the table's last, and a field without a column stays and is null
+//! from then on. Every chunk of a load derives the same from the same table,
+//! and the commit demands that the table still agrees ([`reconcile`]).
+//!
+//! Invariant: a data file's field ids mean in the table what they meant when
+//! it was written.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::datatypes::{
+    DataType, Field, Schema as ArrowSchema, SchemaRef as ArrowSchemaRef, TimeUnit,
+};
+use iceberg::spec::{
+    ListType, NestedField, NestedFieldRef, PrimitiveType, Schema, TableMetadata, Type,
+};
+use parquet::arrow::PARQUET_FIELD_ID_META_KEY;
+
+use crate::error::WriterError;
+
+/// Key of Arrow's metadata of a field that names its extension type.
+const EXTENSION: &str = "ARROW:extension:name";
+
+/// How the columns of a load stand in the table.
+#[derive(Debug)]
+pub struct Plan {
+    /// The table's schema once the load is committed.
+    pub table: Schema,
+    /// The same columns as batches and files have them, with field ids.
+    pub arrow: ArrowSchemaRef,
+}
+
+/// Fits the columns of `layout` to the table, or to a new one.
+///
+/// `identifiers` are the columns of the key; they are declared only if all of
+/// them may be.
+pub fn plan(
+    table: &str,
+    metadata: Option<&TableMetadata>,
+    layout: &ArrowSchema,
+    identifiers: &[String],
+) -> Result<Plan, WriterError> {
+    let identifiers = if may_identify(layout, identifiers) { identifiers } else { &[] };
+    let columns = layout
+        .fields()
+        .iter()
+        .map(|field| Column::of(table, field, identifiers.contains(field.name())))
+        .collect::<Result<Vec<_>, _>>()?;
+    let schema = match metadata {
+        None => new_schema(table, &columns, identifiers)?,
+        Some(metadata) => extended(table, metadata, &columns)?,
+    };
+    let fields = columns
+        .iter()
+        .zip(layout.fields())
+        .map(|(column, field)| arrow_field(table, &schema, column, field))
+        .collect::<Result<Vec<_>, _>>()?;
+    Ok(Plan { table: schema, arrow: Arc::new(ArrowSchema::new(fields)) })
+}
+
+/// The table's schema with what a load has added, if both still go together:
+/// every field of `staged` means in the table what it meant when the load was
+/// staged, or is new.
+pub fn reconcile(metadata: &TableMetadata, staged: &Schema) -> Result<Schema, String> {
+    let current = metadata.current_schema();
+    let mut fields: Vec<NestedFieldRef> = current.as_struct().fields().to_vec();
+    for field in staged.as_struct().fields() {
+        match current.field_by_id(field.id) {
+            Some(known) if known.name != field.name => {
+                return Err(format!("field {} is now named {:?}", field.id, known.name));
+            }
+            Some(known) if known.field_type != field.field_type => {
+                let kind = type_name(&known.field_type);
+                return Err(format!("column {:?} has become {kind}", field.name));
+            }
+            Some(known) if known.required && !field.required => {
+                return Err(format!("column {:?} has become required", field.name));
+            }
+            Some(_) => {}
+            None if field.id <= metadata.last_column_id() => {
+                return Err(format!("column {:?} has been dropped", field.name));
+            }
+            None if current.field_by_name(&field.name).is_some() => {
+                return Err(format!("column {:?} has been added by another writer", field.name));
+            }
+            None => fields.push(Arc::clone(field)),
+        }
+    }
+    for field in current.as_struct().fields() {
+        if field.required && staged.field_by_id(field.id).is_none() {
+            return Err(format!("the required column {:?} has been added", field.name));
+        }
+    }
+    Schema::builder()
+        .with_schema_id(current.schema_id())
+        .with_fields(fields)
+        .with_identifier_field_ids(current.identifier_field_ids())
+        .build()
+        .map_err(|error| error.to_string())
+}
+
+/// A column of the layout as a field without an id.
+struct Column<'a> {
+    name: &'a str,
+    kind: Kind,
+    required: bool,
+}
+
+enum Kind {
+    Primitive(PrimitiveType),
+    /// Elements may be null.
+    List(PrimitiveType),
+}
+
+impl<'a> Column<'a> {
+    fn of(table: &str, field: &'a Field, is_key: bool) -> Result<Self, WriterError> {
+        let kind = match field.data_type() {
+            DataType::List(item) => primitive(item).map(Kind::List),
+            _ => primitive(field).map(Kind::Primitive),
+        };
+        let kind = kind.ok_or_else(|| {
+            let problem = format!(
+                "column {:?} of {table} has the Arrow type {}, which Iceberg has no type for",
+                field.name(),
+                field.data_type()
+            );
+            WriterError::invalid_table(problem, "leave the column out with selected_columns")
+        })?;
+        Ok(Column { name: field.name(), kind, required: is_key || !field.is_nullable() })
+    }
+
+    fn ids(&self) -> i32 {
+        match self.kind {
+            Kind::Primitive(_) => 1,
+            Kind::List(_) => 2,
+        }
+    }
+
+    /// `element`: the id of a list's element.
+    fn field(&self, id: i32, element: i32) -> NestedFieldRef {
+        let kind = match &self.kind {
+            Kind::Primitive(kind) => Type::Primitive(kind.clone()),
+            Kind::List(kind) => {
+                let element =
+                    NestedField::list_element(element, Type::Primitive(kind.clone()), false);
+                Type::List(ListType::new(Arc::new(element)))
+            }
+        };
+        Arc::new(NestedField::new(id, self.name, kind, self.required))
+    }
+
+    fn is_same_type(&self, kind: &Type) -> bool {
+        match (&self.kind, kind) {
+            (Kind::Primitive(ours), Type::Primitive(theirs)) => ours == theirs,
+            (Kind::List(ours), Type::List(list)) => {
+                matches!(list.element_field.field_type.as_ref(), Type::Primitive(theirs) if ours == theirs)
+            }
+            _ => false,
+        }
+    }
+}
+
+/// As in "decimal(10,2)", "list<int>".
+fn type_name(kind: &Type) -> String {
+    match kind {
+        Type::List(list) => format!("list<{}>", type_name(&list.element_field.field_type)),
+        other => other.to_string(),
+    }
+}
+
+fn primitive(field: &Field) -> Option<PrimitiveType> {
+    let is_uuid = field.metadata().get(EXTENSION).is_some_and(|name| name == "arrow.uuid");
+    Some(match field.data_type() {
+        DataType::Boolean => PrimitiveType::Boolean,
+        DataType::Int32 => PrimitiveType::Int,
+        DataType::Int64 => PrimitiveType::Long,
+        DataType::Float32 => PrimitiveType::Float,
+        DataType::Float64 => PrimitiveType::Double,
+        DataType::Decimal128(precision, scale) => PrimitiveType::Decimal {
+            precision: u32::from(*precision),
+            scale: u32::try_from(*scale).ok()?,
+        },
+        DataType::Date32 => PrimitiveType::Date,
+        DataType::Time64(TimeUnit::Microsecond) => PrimitiveType::Time,
+        DataType::Timestamp(TimeUnit::Microsecond, None) => PrimitiveType::Timestamp,
+        DataType::Timestamp(TimeUnit::Microsecond, Some(_)) => PrimitiveType::Timestamptz,
+        DataType::FixedSizeBinary(16) if is_uuid => PrimitiveType::Uuid,
+        DataType::Binary => PrimitiveType::Binary,
+        DataType::Utf8 => PrimitiveType::String,
+        _ => return None,
+    })
+}
+
+/// Iceberg allows no float and no list in a key.
+fn may_identify(layout: &ArrowSchema, identifiers: &[String]) -> bool {
+    identifiers.iter().all(|name| {
+        layout.field_with_name(name).is_ok_and(|field| {
+            !matches!(field.data_type(), DataType::Float32 | DataType::Float64 | DataType::List(_))
+        })
+    })
+}
+
+/// A new table's schema. Iceberg numbers all columns before what is in them.
+fn new_schema(
+    table: &str,
+    columns: &[Column],
+    identifiers: &[String],
+) -> Result<Schema, WriterError> {
+    let mut element = columns.len() as i32;
+    let mut fields = Vec::with_capacity(columns.len());
+    let mut identifier_ids = Vec::new();
+    for (id, column) in (1..).zip(columns) {
+        element += column.ids() - 1;
+        fields.push(column.field(id, element));
+        if identifiers.iter().any(|name| name == column.name) {
+            identifier_ids.push(id);
+        }
+    }
+    Schema::builder()
+        .with_fields(fields)
+        .with_identifier_field_ids(identifier_ids)
+        .build()
+        .map_err(WriterError::iceberg(format!("making the schema of {table}")))
+}
+
+/// The table's schema with the columns that it lacks.
+fn extended(
+    table: &str,
+    metadata: &TableMetadata,
+    columns: &[Column],
+) -> Result<Schema, WriterError> {
+    let current = metadata.current_schema();
+    let refuse = |problem: String| {
+        WriterError::invalid_table(
+            format!("the Iceberg table {table} cannot take the stream's columns: {problem}"),
+            "drop the table (clear-destination) and sync again, or give the stream another \
+             destination_table",
+        )
+    };
+    let by_name: HashMap<&str, &NestedFieldRef> =
+        current.as_struct().fields().iter().map(|field| (field.name.as_str(), field)).collect();
+    let mut fields = current.as_struct().fields().to_vec();
+    let mut next = metadata.last_column_id() + 1;
+    for column in columns {
+        match by_name.get(column.name) {
+            Some(field) if !column.is_same_type(&field.field_type) => {
+                return Err(refuse(format!(
+                    "column {:?} is {} there, and {} in the stream",
+                    column.name,
+                    type_name(&field.field_type),
+                    type_name(&column.field(0, 0).field_type)
+                )));
+            }
+            Some(field) if field.required && !column.required => {
+                return Err(refuse(format!(
+                    "column {:?} is required there, and may be null in the stream",
+                    column.name
+                )));
+            }
+            Some(_) => {}
+            None => {
+                // Rows that are there have no value for it.
+                let mut field = column.field(next, next + 1).as_ref().clone();
+                field.required = false;
+                fields.push(Arc::new(field));
+                next += column.ids();
+            }
+        }
+    }
+    for field in current.as_struct().fields() {
+        if field.required && !columns.iter().any(|column| column.name == field.name) {
+            return Err(refuse(format!(
+                "column {:?} is required there, and absent from the stream",
+                field.name
+            )));
+        }
+    }
+    Schema::builder()
+        .with_schema_id(current.schema_id())
+        .with_fields(fields)
+        .with_identifier_field_ids(current.identifier_field_ids())
+        .build()
+        .map_err(WriterError::iceberg(format!("extending the schema of {table}")))
+}
+
+/// A column as files have it: with its field id; required where it is
+/// required by the key; a list's items named as Iceberg names them; text
+/// without a hint of what is in it, which Iceberg does not have.
+fn arrow_field(
+    table: &str,
+    schema: &Schema,
+    column: &Column,
+    field: &Field,
+) -> Result<Field, WriterError> {
+    let known = schema.field_by_name(column.name).ok_or_else(|| {
+        WriterError::Internal(format!("column {:?} of {table} has no field", column.name))
+    })?;
+    let declare = |field: &Field, name: &str, id: i32| {
+        let mut metadata = field.metadata().clone();
+        metadata.retain(|key, value| key != EXTENSION || value != "arrow.json");
+        metadata.insert(PARQUET_FIELD_ID_META_KEY.to_owned(), id.to_string());
+        field.clone().with_name(name).with_metadata(metadata)
+    };
+    let declared = declare(field, column.name, known.id).with_nullable(!column.required);
+    Ok(match (field.data_type(), known.field_type.as_ref()) {
+        (DataType::List(item), Type::List(list)) => {
+            let item = declare(item, "element", list.element_field.id).with_nullable(true);
+            declared.with_data_type(DataType::List(Arc::new(item)))
+        }
+        _ => declared,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use iceberg::spec::{FormatVersion, SortOrder, TableMetadataBuilder, UnboundPartitionSpec};
+
+    use super::*;
+
+    fn field(name: &str, kind: DataType) -> Field {
+        Field::new(name, kind, true)
+    }
+
+    fn list(item: DataType) -> DataType {
+        DataType::List(Arc::new(Field::new("item", item, true)))
+    }
+
+    fn keys(names: &[&str]) -> Vec<String> {
+        names.iter().map(|&name| name.to_owned()).collect()
+    }
+
+    fn table(schema: &Schema) -> TableMetadata {
+        let spec = UnboundPartitionSpec::builder().build();
+        TableMetadataBuilder::new(
+            schema.clone(),
+            spec,
+            SortOrder::unsorted_order(),
+            "file:///w/d/t".into(),
+            FormatVersion::V2,
+            HashMap::new(),
+        )
+        .unwrap()
+        .build()
+        .unwrap()
+        .metadata
+    }
+
+    fn id_of(field: &Field) -> i32 {
+        field.metadata()[PARQUET_FIELD_ID_META_KEY].parse().unwrap()
+    }
+
+    #[test]
+    fn a_new_table_is_numbered_as_iceberg_numbers_it() {
+        let uuid = field("u", DataType::FixedSizeBinary(16))
+            .with_metadata([(EXTENSION.to_owned(), "arrow.uuid".to_owned())].into());
+        let json = field("j", DataType::Utf8)
+            .with_metadata([(EXTENSION.to_owned(), "arrow.json".to_owned())].into());
+        let layout = ArrowSchema::new(vec![
+            field("id", DataType::Int64),
+            field("tags", list(DataType::Utf8)),
+            uuid,
+            field("nums", list(DataType::Decimal128(12, 3))),
+            json,
+        ]);
+        let plan = plan("d.t", None, &layout, &keys(&["id"])).unwrap();
+        // What the crate assigns to a new table is what was written into files.
+        assert_eq!(table(&plan.table).current_schema().as_struct(), plan.table.as_struct());
+        let ids: Vec<_> = plan.arrow.fields().iter().map(|field| id_of(field)).collect();
+        assert_eq!(ids, [1, 2, 3, 4, 5]);
+        let DataType::List(item) = plan.arrow.field(3).data_type() else { panic!("no list") };
+        assert_eq!((item.name().as_str(), id_of(item)), ("element", 7));
+        assert!(!plan.arrow.field(0).is_nullable() && plan.arrow.field(1).is_nullable());
+        assert_eq!(plan.table.identifier_field_ids().collect::<Vec<_>>(), [1]);
+        assert_eq!(plan.arrow.field(2).extension_type_name(), Some("arrow.uuid"));
+        assert_eq!(plan.arrow.field(4).extension_type_name(), None);
+        let types: Vec<_> =
+            plan.table.as_struct().fields().iter().map(|f| type_name(&f.field_type)).collect();
+        assert_eq!(types, ["long", "list<string>", "uuid", "list<decimal(12, 3)>", "string"]);
+    }
+
+    #[test]
+    fn a_key_that_iceberg_forbids_is_not_declared() {
+        let layout =
+            ArrowSchema::new(vec![field("x", DataType::Float64), field("y", DataType::Int32)]);
+        for identifiers in [keys(&["x", "y"]), keys(&["gone"]), keys(&[])] {
+            let plan = plan("d.t", None, &layout, &identifiers).unwrap();
+            assert_eq!(plan.table.identifier_field_ids().count(), 0, "{identifiers:?}");
+            assert!(plan.arrow.fields().iter().all(|field| field.is_nullable()));
+        }
+    }
+
+    #[test]
+    fn columns_of_a_table_keep_their_ids_and_new_ones_come_after() {
+        let first =
+            ArrowSchema::new(vec![field("a", DataType::Int32), field("l", list(DataType::Int32))]);
+        let base = table(&plan("d.t", None, &first, &[]).unwrap().table);
+        assert_eq!(base.last_column_id(), 3);
+        let second = ArrowSchema::new(vec![
+            field("new", list(DataType::Utf8)),
+            field("l", list(DataType::Int32)),
+            field("late", DataType::Date32),
+        ]);
+        let plan = plan("d.t", Some(&base), &second, &[]).unwrap();
+        let ids: Vec<_> = plan.arrow.fields().iter().map(|field| id_of(field)).collect();
+        assert_eq!(ids, [4, 2, 6]);
+        let names: Vec<_> =
+            plan.table.as_struct().fields().iter().map(|field| field.name.as_str()).collect();
+        assert_eq!(names, ["a", "l", "new", "late"]);
+        let merged = reconcile(&base, &plan.table).unwrap();
+        assert_eq!(merged.as_struct(), plan.table.as_struct());
+    }
+
+    #[test]
+    fn a_table_that_has_become_another_is_noticed() {
+        let schema = |columns: Vec<Field>, base: Option<&TableMetadata>| {
+            plan("d.t", base, &ArrowSchema::new(columns), &[]).map(|plan| plan.table)
+        };
+        let base = table(&schema(vec![field("a", DataType::Int32)], None).unwrap());
+        let wide = schema(vec![field("a", DataType::Int64)], Some(&base)).unwrap_err().to_string();
+        assert!(wide.contains("\"a\" is int there, and long"), "{wide}");
+
+        let staged =
+            schema(vec![field("a", DataType::Int32), field("b", DataType::Utf8)], Some(&base));
+        let staged = staged.unwrap();
+        // Meanwhile somebody adds a column: the id that was taken is theirs.
+        let others = vec![field("a", DataType::Int32), field("c", DataType::Utf8)];
+        let moved = table(&schema(others, None).unwrap());
+        assert!(reconcile(&moved, &staged).unwrap_err().contains("named"));
+        let gone = table(&schema(vec![field("z", DataType::Int32)], None).unwrap());
+        assert!(reconcile(&gone, &staged).is_err());
+        let retyped = table(&schema(vec![field("a", DataType::Utf8)], None).unwrap());
+        assert!(reconcile(&retyped, &staged).unwrap_err().contains("has become string"));
+    }
+}

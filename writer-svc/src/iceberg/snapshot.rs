@@ -1,0 +1,222 @@
+//! A snapshot, and the metadata that makes it the table's current one.
+//!
+//! A [`Draft`] is derived from one base: ids, sequence number, time and schema
+//! all follow from it. It is thrown away when the base is no longer current.
+
+use std::collections::HashMap;
+
+use chrono::Utc;
+use iceberg::spec::{
+    DataContentType, DataFile, FormatVersion, MAIN_BRANCH, Operation, Schema, Snapshot, SortOrder,
+    Summary, TableMetadata, TableMetadataBuilder, UnboundPartitionSpec,
+};
+use uuid::Uuid;
+
+use super::catalog::{Loaded, Next};
+use super::{position, schema};
+use crate::error::WriterError;
+
+/// Properties of a table that we create.
+const PROPERTIES: [(&str, &str); 2] = [
+    ("write.parquet.compression-codec", "zstd"),
+    // Else every commit leaves a file for good.
+    ("write.metadata.delete-after-commit.enabled", "true"),
+];
+
+/// A snapshot being made.
+#[derive(Debug)]
+pub struct Draft {
+    builder: TableMetadataBuilder,
+    /// Of the snapshot.
+    pub snapshot_id: i64,
+    parent: Option<i64>,
+    sequence_number: i64,
+    timestamp_ms: i64,
+    schema_id: i32,
+}
+
+/// A snapshot that only has to be swapped in.
+#[derive(Debug)]
+pub struct Made {
+    /// It.
+    pub snapshot: Snapshot,
+    /// The table with it.
+    pub next: Next,
+    /// Metadata files that the table no longer remembers.
+    pub forgotten: Vec<String>,
+}
+
+impl Draft {
+    /// A change of `base` to files of the schema `staged`; without a base, a
+    /// new table at `location`. `Err` of the inner result: why base and files
+    /// do not go together.
+    pub fn of(
+        base: Option<&Loaded>,
+        staged: &Schema,
+        location: &str,
+    ) -> Result<Result<Self, String>, WriterError> {
+        let failed = || WriterError::iceberg("deriving a snapshot");
+        let now = Utc::now().timestamp_millis();
+        let Some(base) = base else {
+            let builder = new_table(staged, location).map_err(failed())?;
+            let made = builder.clone().build().map_err(failed())?.metadata;
+            if made.current_schema().as_struct() != staged.as_struct() {
+                return Err(WriterError::Internal(format!(
+                    "the new table at {location} numbers its fields in another way than its files"
+                )));
+            }
+            return Ok(Ok(Draft {
+                snapshot_id: new_id(&made),
+                parent: None,
+                sequence_number: made.next_sequence_number(),
+                timestamp_ms: now,
+                schema_id: made.current_schema_id(),
+                builder,
+            }));
+        };
+        let metadata = &base.metadata;
+        let schema = match schema::reconcile(metadata, staged) {
+            Ok(schema) => schema,
+            Err(problem) => return Ok(Err(problem)),
+        };
+        let mut builder = metadata.clone().into_builder(Some(base.location.clone()));
+        let mut schema_id = metadata.current_schema_id();
+        if schema.as_struct() != metadata.current_schema().as_struct() {
+            builder = builder.add_current_schema(schema).map_err(failed())?;
+            // Only built metadata say which id it was given.
+            schema_id = builder.clone().build().map_err(failed())?.metadata.current_schema_id();
+        }
+        Ok(Ok(Draft {
+            builder,
+            snapshot_id: new_id(metadata),
+            parent: metadata.current_snapshot_id(),
+            sequence_number: metadata.next_sequence_number(),
+            // Clocks of several writers differ; a table's time does not go back.
+            timestamp_ms: now.max(metadata.last_updated_ms() + 1),
+            schema_id,
+        }))
+    }
+
+    /// The snapshot as it will be, for its manifest list.
+    pub fn snapshot(
+        &self,
+        manifest_list: String,
+        operation: Operation,
+        summary: HashMap<String, String>,
+    ) -> Snapshot {
+        Snapshot::builder()
+            .with_snapshot_id(self.snapshot_id)
+            .with_parent_snapshot_id(self.parent)
+            .with_sequence_number(self.sequence_number)
+            .with_timestamp_ms(self.timestamp_ms)
+            .with_manifest_list(manifest_list)
+            .with_summary(Summary { operation, additional_properties: summary })
+            .with_schema_id(self.schema_id)
+            .build()
+    }
+
+    /// The table with the snapshot on main, and with our position.
+    pub fn finish(self, snapshot: Snapshot) -> Result<Made, WriterError> {
+        let position = position::property(&snapshot)?;
+        let made = self
+            .builder
+            .set_branch_snapshot(snapshot.clone(), MAIN_BRANCH)
+            .and_then(|builder| builder.set_properties(position)?.build())
+            .map_err(WriterError::iceberg("deriving a table's metadata"))?;
+        let forgotten = made.expired_metadata_logs.into_iter().map(|log| log.metadata_file);
+        Ok(Made {
+            snapshot,
+            next: Next { metadata: made.metadata, changes: made.changes },
+            forgotten: forgotten.collect(),
+        })
+    }
+}
+
+fn new_table(schema: &Schema, location: &str) -> iceberg::Result<TableMetadataBuilder> {
+    TableMetadataBuilder::new(
+        schema.clone(),
+        UnboundPartitionSpec::builder().build(),
+        SortOrder::unsorted_order(),
+        location.to_owned(),
+        FormatVersion::V2,
+        PROPERTIES.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
+    )
+}
+
+/// A snapshot id that the table does not know.
+fn new_id(metadata: &TableMetadata) -> i64 {
+    loop {
+        let (high, low) = Uuid::new_v4().as_u64_pair();
+        let id = ((high ^ low) >> 1).cast_signed();
+        if metadata.snapshot_by_id(id).is_none() {
+            return id;
+        }
+    }
+}
+
+/// Sums over files.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Tally {
+    /// Data files.
+    pub data_files: u64,
+    /// Rows in them.
+    pub records: u64,
+    /// Position and equality delete files.
+    pub delete_files: u64,
+    /// Rows of position delete files.
+    pub position_deletes: u64,
+    /// Rows of equality delete files.
+    pub equality_deletes: u64,
+    /// Of all files.
+    pub bytes: u64,
+}
+
+impl Tally {
+    /// Counts a file in.
+    pub fn add(&mut self, file: &DataFile) {
+        self.bytes += file.file_size_in_bytes();
+        match file.content_type() {
+            DataContentType::Data => {
+                self.data_files += 1;
+                self.records += file.record_count();
+            }
+            DataContentType::PositionDeletes => {
+                self.delete_files += 1;
+                self.position_deletes += file.record_count();
+            }
+            DataContentType::EqualityDeletes => {
+                self.delete_files += 1;
+                self.equality_deletes += file.record_count();
+            }
+        }
+    }
+}
+
+/// A snapshot's summary, but for its operation: what it adds, what it removes,
+/// and what there is then.
+pub fn summary(added: &Tally, removed: &Tally, total: &Tally) -> HashMap<String, String> {
+    let changes = [
+        ("added-data-files", added.data_files),
+        ("added-records", added.records),
+        ("added-delete-files", added.delete_files),
+        ("added-position-deletes", added.position_deletes),
+        ("added-equality-deletes", added.equality_deletes),
+        ("added-files-size", added.bytes),
+        ("deleted-data-files", removed.data_files),
+        ("deleted-records", removed.records),
+        ("removed-delete-files", removed.delete_files),
+        ("removed-position-deletes", removed.position_deletes),
+        ("removed-equality-deletes", removed.equality_deletes),
+        ("removed-files-size", removed.bytes),
+    ];
+    let changes = changes.into_iter().filter(|(_, number)| *number > 0);
+    let totals = [
+        ("total-data-files", total.data_files),
+        ("total-records", total.records),
+        ("total-delete-files", total.delete_files),
+        ("total-position-deletes", total.position_deletes),
+        ("total-equality-deletes", total.equality_deletes),
+        ("total-files-size", total.bytes),
+    ];
+    changes.chain(totals).map(|(key, number)| (key.to_owned(), number.to_string())).collect()
+}

@@ -1,0 +1,244 @@
+//! The data files of a chunk and its manifest.
+//!
+//! ```text
+//! <data>/load-<load id>/<chunk>-<n>-<uuid>.parquet      under their final names
+//! <metadata>/staged-<load id>-<chunk>-<uuid>.avro       last: the chunk is whole
+//! ```
+//!
+//! The manifest is one of Iceberg's, with every file's metrics and the schema
+//! that the files were written under; no snapshot ever refers to it, the
+//! commit makes its own of all chunks' files. Invariant: who removes staged
+//! files removes the manifest first.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::Schema as ArrowSchema;
+use iceberg::spec::{DataFile, ManifestContentType, PartitionSpec, SchemaRef};
+use parquet::file::metadata::ParquetMetaData;
+use proto::v1::{StageRequest, StagedChunk};
+use uuid::Uuid;
+
+use super::manifest::{self, Common};
+use super::metrics::{self, NanCounts};
+use super::storage::Storage;
+use super::{IcebergTable, Layout, STAGED_PREFIX, schema};
+use crate::error::WriterError;
+use crate::stage::{Sink, Stage};
+use crate::storage::plain;
+use crate::target::Staging;
+
+/// A stage being filled.
+struct IcebergStage {
+    storage: Arc<dyn Storage>,
+    layout: Layout,
+    scratch: PathBuf,
+    schema: SchemaRef,
+    load_id: String,
+    chunk_id: u32,
+    id: Uuid,
+    files: Vec<DataFile>,
+    /// Locations of all files begun, to be removed unless sealed.
+    begun: Vec<String>,
+    nan: NanCounts,
+    sealed: bool,
+}
+
+/// Begins a chunk whose batches have the columns of `layout`.
+pub fn begin(
+    table: &IcebergTable,
+    request: &StageRequest,
+    layout: &ArrowSchema,
+) -> Result<Staging, WriterError> {
+    plain("load_id", &request.load_id)?;
+    let loaded = table.load()?;
+    let metadata = loaded.as_ref().map(|loaded| &loaded.metadata);
+    let name = table.name.to_string();
+    let plan = schema::plan(&name, metadata, layout, &table.identifiers)?;
+    let stage = IcebergStage {
+        storage: Arc::clone(&table.storage),
+        layout: Layout::of(metadata, &table.new_location),
+        scratch: table.storage.scratch(),
+        schema: Arc::new(plan.table),
+        load_id: request.load_id.clone(),
+        chunk_id: request.chunk_id,
+        id: Uuid::new_v4(),
+        files: Vec::new(),
+        begun: Vec::new(),
+        nan: NanCounts::default(),
+        sealed: false,
+    };
+    Ok((Box::new(stage), plan.arrow))
+}
+
+impl Stage for IcebergStage {
+    fn scratch(&self) -> &Path {
+        &self.scratch
+    }
+
+    fn wants_schema_file(&self) -> bool {
+        false
+    }
+
+    fn open(&mut self, _partition: &str) -> Result<Box<dyn Sink>, WriterError> {
+        let number = self.begun.len();
+        let id = self.id.simple();
+        let name = format!("{:05}-{number:05}-{id}.parquet", self.chunk_id);
+        let location = format!("{}/{name}", self.layout.load(&self.load_id));
+        self.begun.push(location.clone());
+        self.nan = NanCounts::default();
+        self.storage.create(&location)
+    }
+
+    fn wrote(&mut self, batch: &RecordBatch) {
+        self.nan.add(batch);
+    }
+
+    fn close(&mut self, sink: &mut dyn Sink, footer: &ParquetMetaData) -> Result<(), WriterError> {
+        let location = self
+            .begun
+            .last()
+            .ok_or_else(|| WriterError::Internal("a file is closed that was not opened".into()))?;
+        let bytes = sink.finish()?;
+        let nan = std::mem::take(&mut self.nan);
+        let file = metrics::data_file(location.clone(), bytes, footer, &self.schema, &nan)?;
+        self.files.push(file);
+        Ok(())
+    }
+
+    fn seal(mut self: Box<Self>, request: &StageRequest) -> Result<StagedChunk, WriterError> {
+        let files = std::mem::take(&mut self.files);
+        let id = self.id.simple();
+        let manifest = format!(
+            "{}/{STAGED_PREFIX}{}-{:05}-{id}.avro",
+            self.layout.metadata, self.load_id, self.chunk_id
+        );
+        let chunk = StagedChunk {
+            load_id: request.load_id.clone(),
+            chunk_id: request.chunk_id,
+            settings_hash: request.settings_hash.clone(),
+            manifest,
+            rows: files.iter().map(DataFile::record_count).sum(),
+            files: files.len() as u64,
+            bytes: files.iter().map(DataFile::file_size_in_bytes).sum(),
+        };
+        let common = Common {
+            schema: Arc::clone(&self.schema),
+            spec: PartitionSpec::unpartition_spec(),
+            content: ManifestContentType::Data,
+        };
+        let encoded = manifest::added(&common, files)?;
+        self.storage.write(&chunk.manifest, &encoded.content)?;
+        self.sealed = true;
+        Ok(chunk)
+    }
+}
+
+impl Drop for IcebergStage {
+    fn drop(&mut self) {
+        if self.sealed {
+            return;
+        }
+        for location in &self.begun {
+            if let Err(error) = self.storage.delete(location) {
+                // A Prepare tries again.
+                tracing::warn!("{error}; {location} is left for later");
+            }
+        }
+    }
+}
+
+/// What the chunks of a commit hold.
+#[derive(Debug)]
+pub struct Staged {
+    /// What their files have in common.
+    pub common: Common,
+    /// All files, in the order of the chunks.
+    pub files: Vec<DataFile>,
+}
+
+/// Reads back what descriptors describe, and demands that it is the same, and
+/// inside the table.
+pub(super) fn read(
+    storage: &dyn Storage,
+    layout: &Layout,
+    load_id: &str,
+    chunks: &[StagedChunk],
+) -> Result<Staged, WriterError> {
+    plain("load_id", load_id)?;
+    let mut common: Option<Common> = None;
+    let mut files = Vec::new();
+    for chunk in chunks {
+        let gone = |problem: &str| WriterError::StageGone {
+            manifest: chunk.manifest.clone().into(),
+            problem: problem.to_owned(),
+        };
+        let name = chunk.manifest.strip_prefix(&layout.metadata);
+        let name = name.and_then(|name| name.strip_prefix('/'));
+        if name.is_none_or(|name| load_of(name) != Some(load_id)) {
+            return Err(WriterError::InvalidRequest(format!(
+                "{} is no manifest of load {load_id} in {}",
+                chunk.manifest, layout.metadata
+            )));
+        }
+        let content =
+            storage.read(&chunk.manifest)?.ok_or_else(|| gone("it is no longer there"))?;
+        let manifest = manifest::decode(&chunk.manifest, &content)?;
+        let of_chunk: Vec<_> =
+            manifest.entries().iter().map(|entry| entry.data_file().clone()).collect();
+        let sum = |of: fn(&DataFile) -> u64| of_chunk.iter().map(of).sum::<u64>();
+        let described = (chunk.rows, chunk.files, chunk.bytes);
+        let found =
+            (sum(DataFile::record_count), of_chunk.len() as u64, sum(DataFile::file_size_in_bytes));
+        if found != described {
+            return Err(gone("it is another chunk than was asked for"));
+        }
+        let directory = format!("{}/", layout.load(load_id));
+        if !of_chunk.iter().all(|file| file.file_path().starts_with(&directory)) {
+            return Err(gone("it names a file elsewhere"));
+        }
+        let schema = Arc::clone(manifest.metadata().schema());
+        match &common {
+            None => {
+                common = Some(Common {
+                    schema,
+                    spec: manifest.metadata().partition_spec().clone(),
+                    content: ManifestContentType::Data,
+                });
+            }
+            Some(first) if first.schema.as_struct() != schema.as_struct() => {
+                return Err(gone("the table's schema has changed while the load was staged"));
+            }
+            Some(_) => {}
+        }
+        files.extend(of_chunk);
+    }
+    let common = common
+        .ok_or_else(|| WriterError::InvalidRequest("a commit needs a staged chunk".into()))?;
+    Ok(Staged { common, files })
+}
+
+/// The load that the name of a staged manifest tells.
+pub fn load_of(name: &str) -> Option<&str> {
+    let rest = name.strip_prefix(STAGED_PREFIX)?.strip_suffix(".avro")?;
+    let (rest, _attempt) = rest.rsplit_once('-')?;
+    let (load, _chunk) = rest.rsplit_once('-')?;
+    (!load.contains('/')).then_some(load)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_staged_manifest_names_its_load() {
+        let name = "staged-0198-a-b-00003-6f1ed002ab5595859014ebf0951522d9.avro";
+        assert_eq!(load_of(name), Some("0198-a-b"));
+        for other in
+            ["snap-1-0-a.avro", "staged-x.avro", "staged-a-1-b.parquet", "staged-a/b-1-c.avro"]
+        {
+            assert_eq!(load_of(other), None, "{other}");
+        }
+    }
+}

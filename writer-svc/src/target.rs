@@ -1,0 +1,100 @@
+//! A table at a destination: the one place that knows which kinds there are.
+//!
+//! Everything on a [`Target`] blocks: call it off the async threads. An
+//! implementation over async clients drives them by its runtime's handle.
+
+use arrow::datatypes::{Schema, SchemaRef};
+use proto::v1::destination::Kind;
+use proto::v1::{CommitRecord, CommitRequest, Destination, PrepareRequest, StageRequest, Table};
+
+use crate::error::WriterError;
+use crate::iceberg::{self, IcebergTable};
+use crate::parquet::{self, ParquetTable};
+use crate::partition::Partitioning;
+use crate::stage::Stage;
+use crate::storage;
+
+/// Megabytes per file when the destination names none.
+const DEFAULT_FILE_MB: u32 = 512;
+
+/// What a commit came to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Committed {
+    /// As it stands in the table.
+    pub record: CommitRecord,
+    /// The same commit had been made before.
+    pub already: bool,
+    /// Where the table lies, for people.
+    pub location: String,
+}
+
+/// A stage, and the schema of the batches that it takes: the layout's columns
+/// as the destination declares them.
+pub type Staging = (Box<dyn Stage>, SchemaRef);
+
+/// One table.
+pub trait Target: Send + Sync {
+    /// Where the table lies, for people.
+    fn location(&self) -> Result<String, WriterError>;
+
+    /// Bytes at which a file is closed.
+    fn max_file_bytes(&self) -> u64;
+
+    /// Refuses now what [`Target::partitioning`] would refuse later; the
+    /// columns' types come with the data.
+    fn check_partitioning(&self, columns: &[&str]) -> Result<(), WriterError>;
+
+    /// Which rows go to which files; `None`: not partitioned. `processed_at`
+    /// is the run's time, microseconds since 1970 UTC.
+    fn partitioning(
+        &self,
+        source: &Schema,
+        processed_at: i64,
+    ) -> Result<Option<Partitioning>, WriterError>;
+
+    /// Says what the table holds, after removing what abandoned loads have
+    /// left. Fails where a later commit would.
+    fn prepare(&self, request: &PrepareRequest) -> Result<Option<CommitRecord>, WriterError>;
+
+    /// Begins a chunk whose batches have the columns of `layout`.
+    fn stage(&self, request: &StageRequest, layout: SchemaRef) -> Result<Staging, WriterError>;
+
+    /// Makes staged chunks the table's content, in one atomic step.
+    fn commit(&self, request: &CommitRequest) -> Result<Committed, WriterError>;
+
+    /// Removes the table and all that is staged for it; whether there was one.
+    fn drop_table(&self) -> Result<bool, WriterError>;
+}
+
+/// The table of a request. Checks every name; touches nothing.
+pub fn of(
+    destination: Option<&Destination>,
+    table: Option<&Table>,
+) -> Result<Box<dyn Target>, WriterError> {
+    let table =
+        table.ok_or_else(|| WriterError::InvalidRequest("the request has no table".into()))?;
+    Ok(match kind(destination)? {
+        Kind::Parquet(parquet) => Box::new(ParquetTable::new(parquet, table)?),
+        Kind::Iceberg(iceberg) => Box::new(IcebergTable::new(iceberg, table)?),
+    })
+}
+
+/// Whether the destination can be written, tried for real; leaves nothing behind.
+pub fn check(destination: Option<&Destination>) -> Result<(), WriterError> {
+    match kind(destination)? {
+        Kind::Parquet(parquet) => parquet::check::check(&storage::local_path(parquet)?),
+        Kind::Iceberg(iceberg) => iceberg::check::check(iceberg),
+    }
+}
+
+fn kind(destination: Option<&Destination>) -> Result<&Kind, WriterError> {
+    destination
+        .and_then(|destination| destination.kind.as_ref())
+        .ok_or_else(|| WriterError::InvalidRequest("the request has no destination".into()))
+}
+
+/// Bytes of a file from the setting in megabytes; 0: the default.
+pub fn file_bytes(megabytes: u32) -> u64 {
+    let megabytes = if megabytes == 0 { DEFAULT_FILE_MB } else { megabytes };
+    u64::from(megabytes) << 20
+}
