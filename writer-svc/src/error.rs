@@ -266,10 +266,9 @@ impl WriterError {
                 ErrorCode::Conflict,
                 "let one run at a time write a table; sync again for the content of now".to_owned(),
             ),
-            E::Contended { .. } => (
-                ErrorCode::Conflict,
-                "run again when fewer others write to the table".to_owned(),
-            ),
+            E::Contended { .. } => {
+                (ErrorCode::Conflict, "run again when fewer others write to the table".to_owned())
+            }
             E::CommitUnclear { .. } => (
                 ErrorCode::Unavailable,
                 "run the same command again: a commit that was made is found and not repeated"

@@ -233,7 +233,8 @@ impl Rows {
             (partitioning, PartitionSorter::new(stage.scratch(), layout.schema(), budget))
         });
         let row_group_bytes = usize::try_from(options.row_group_bytes).unwrap_or(usize::MAX);
-        let encoder = Encoder::new(stage, layout.schema(), target.max_file_bytes(), row_group_bytes);
+        let encoder =
+            Encoder::new(stage, layout.schema(), target.max_file_bytes(), row_group_bytes);
         Ok(Rows { layout, encoder, sorted })
     }
 

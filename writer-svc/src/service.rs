@@ -51,11 +51,7 @@ async fn blocking<T: Send + 'static>(
 }
 
 /// Refuses now what the first batch would be refused for.
-fn check_table(
-    target: &dyn Target,
-    table: &Table,
-    columns: &[String],
-) -> Result<(), WriterError> {
+fn check_table(target: &dyn Target, table: &Table, columns: &[String]) -> Result<(), WriterError> {
     let names: Vec<_> = columns.iter().map(String::as_str).collect();
     if table.normalization {
         naming::destination_columns(&table.stream, names.iter().copied())?;
@@ -99,14 +95,15 @@ impl Writer for WriterService {
             let target = target::of(request.destination.as_ref(), request.table.as_ref())?;
             let Committed { record, already, location } = target.commit(&request)?;
             tracing::info!(
-                table = location, commit = record.commit_id, rows = record.rows,
-                files = record.files, bytes = record.bytes, already, "committed"
+                table = location,
+                commit = record.commit_id,
+                rows = record.rows,
+                files = record.files,
+                bytes = record.bytes,
+                already,
+                "committed"
             );
-            Ok(CommitResponse {
-                record: Some(record),
-                already_committed: already,
-                location,
-            })
+            Ok(CommitResponse { record: Some(record), already_committed: already, location })
         });
         Ok(Response::new(response.await?))
     }

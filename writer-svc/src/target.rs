@@ -5,9 +5,7 @@
 
 use arrow::datatypes::{Schema, SchemaRef};
 use proto::v1::destination::Kind;
-use proto::v1::{
-    CommitRecord, CommitRequest, Destination, PrepareRequest, StageRequest, Table,
-};
+use proto::v1::{CommitRecord, CommitRequest, Destination, PrepareRequest, StageRequest, Table};
 
 use crate::error::WriterError;
 use crate::iceberg::{self, IcebergTable};

@@ -3,8 +3,8 @@
 
 use std::path::Path;
 
-use proto::v1::load_stream::OnUnrepresentable;
 use proto::v1::iceberg::Catalog;
+use proto::v1::load_stream::OnUnrepresentable;
 use proto::v1::{Destination, Iceberg, JdbcCatalog, Parquet, destination};
 use serde_json::Value;
 
@@ -241,8 +241,7 @@ fn jdbc(writer: &Value) -> Result<Result<JdbcCatalog, String>, ConfigFault> {
 /// A path of the file as the caller means it, wherever it is used.
 fn absolute(key: &str, path: &str) -> Result<String, ConfigFault> {
     let fault = |problem: String| ConfigFault::new(format!("writer.{key}"), problem);
-    let absolute =
-        std::path::absolute(path).map_err(|e| fault(format!("is {path:?}: {e}")))?;
+    let absolute = std::path::absolute(path).map_err(|e| fault(format!("is {path:?}: {e}")))?;
     absolute
         .into_os_string()
         .into_string()
@@ -338,9 +337,10 @@ mod tests {
                     "jdbc_url": "jdbc:sqlite:lake/catalog.db", {more}}}}}"#
             )
         };
-        let file =
-            load_text(&writer(r#""iceberg_s3_path": "file:///lake/", "no_identifier_fields": true"#))
-                .unwrap();
+        let file = load_text(&writer(
+            r#""iceberg_s3_path": "file:///lake/", "no_identifier_fields": true"#,
+        ))
+        .unwrap();
         let Some(destination::Kind::Iceberg(iceberg)) = &file.writable().unwrap().kind else {
             panic!("no Iceberg: {file:?}")
         };

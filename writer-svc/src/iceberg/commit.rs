@@ -85,7 +85,9 @@ impl Commit<'_> {
             let base = match self.table.load() {
                 Ok(base) => base,
                 // What cannot be looked up remains unclear.
-                Err(error) => return Err(self.unclear.map_or(error, |cause| self.table.unclear(cause))),
+                Err(error) => {
+                    return Err(self.unclear.map_or(error, |cause| self.table.unclear(cause)));
+                }
             };
             if let Some(base) = &base
                 && let Some(record) = position::find(&base.metadata, &self.request.commit_id)
@@ -165,8 +167,11 @@ impl Commit<'_> {
             None => Removed::default(),
         };
         manifests.extend(removed.manifests);
-        let operation =
-            if removed.tally == Tally::default() { Operation::Append } else { Operation::Overwrite };
+        let operation = if removed.tally == Tally::default() {
+            Operation::Append
+        } else {
+            Operation::Overwrite
+        };
         let mut summary = snapshot::summary(&added.tally, &removed.tally, &added.tally);
         summary.extend(position::summary(&self.request.commit_id, &self.request.load_id));
         let list = format!("{}/snap-{}-0-{id}.avro", layout.metadata, draft.snapshot_id);
@@ -201,9 +206,8 @@ impl Commit<'_> {
     /// that the commit has been made all the same.
     fn forget_unless_made(&self, written: &[String]) -> Result<(), WriterError> {
         let now = self.table.load()?;
-        let made = now.is_some_and(|now| {
-            position::find(&now.metadata, &self.request.commit_id).is_some()
-        });
+        let made =
+            now.is_some_and(|now| position::find(&now.metadata, &self.request.commit_id).is_some());
         if !made {
             for location in written {
                 discard(self.table, location);
@@ -267,7 +271,8 @@ fn remove(
         if !manifest::may_be_live(&entry) {
             continue;
         }
-        let manifest = manifest::decode(&entry.manifest_path, &table.object(&entry.manifest_path)?)?;
+        let manifest =
+            manifest::decode(&entry.manifest_path, &table.object(&entry.manifest_path)?)?;
         let live = manifest::live(&manifest, &entry)?;
         if live.is_empty() {
             continue;
@@ -355,7 +360,8 @@ fn by_size(files: Vec<DataFile>, bytes: fn(&DataFile) -> usize) -> Vec<Vec<DataF
 
 /// About what a file takes in a manifest.
 fn data_file_bytes(file: &DataFile) -> usize {
-    let counts = file.column_sizes().len() + file.value_counts().len() + file.null_value_counts().len();
+    let counts =
+        file.column_sizes().len() + file.value_counts().len() + file.null_value_counts().len();
     let bounds = file.lower_bounds().len() + file.upper_bounds().len();
     200 + file.file_path().len() + 8 * counts + 20 * bounds
 }

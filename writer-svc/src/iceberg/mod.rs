@@ -158,7 +158,10 @@ impl Layout {
                 None => format!("{}/{default}", location.trim_end_matches('/')),
             }
         };
-        Layout { data: path("write.data.path", "data"), metadata: path("write.metadata.path", "metadata") }
+        Layout {
+            data: path("write.data.path", "data"),
+            metadata: path("write.metadata.path", "metadata"),
+        }
     }
 
     /// The directory of one load's data files.

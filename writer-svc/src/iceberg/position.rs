@@ -117,8 +117,7 @@ pub fn property(snapshot: &Snapshot) -> Result<HashMap<String, String>, WriterEr
 
 /// The snapshots of main, the newest first, as far as they have not expired.
 pub fn ancestors(metadata: &TableMetadata) -> impl Iterator<Item = &SnapshotRef> {
-    let parent =
-        |snapshot: &&SnapshotRef| metadata.snapshot_by_id(snapshot.parent_snapshot_id()?);
+    let parent = |snapshot: &&SnapshotRef| metadata.snapshot_by_id(snapshot.parent_snapshot_id()?);
     // No more than there are, whatever the parents say.
     std::iter::successors(metadata.current_snapshot(), parent).take(metadata.snapshots().len())
 }

@@ -13,8 +13,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field, Schema as ArrowSchema, SchemaRef as ArrowSchemaRef, TimeUnit};
-use iceberg::spec::{ListType, NestedField, NestedFieldRef, PrimitiveType, Schema, TableMetadata, Type};
+use arrow::datatypes::{
+    DataType, Field, Schema as ArrowSchema, SchemaRef as ArrowSchemaRef, TimeUnit,
+};
+use iceberg::spec::{
+    ListType, NestedField, NestedFieldRef, PrimitiveType, Schema, TableMetadata, Type,
+};
 use parquet::arrow::PARQUET_FIELD_ID_META_KEY;
 
 use crate::error::WriterError;
@@ -259,10 +263,14 @@ fn extended(
             Some(_) => {}
             None => {
                 // Rows that are there have no value for it.
-                let column = Column { name: column.name, required: false, kind: match &column.kind {
-                    Kind::Primitive(kind) => Kind::Primitive(kind.clone()),
-                    Kind::List(kind) => Kind::List(kind.clone()),
-                } };
+                let column = Column {
+                    name: column.name,
+                    required: false,
+                    kind: match &column.kind {
+                        Kind::Primitive(kind) => Kind::Primitive(kind.clone()),
+                        Kind::List(kind) => Kind::List(kind.clone()),
+                    },
+                };
                 fields.push(column.field(next, next + 1));
                 next += column.ids();
             }
@@ -381,10 +389,8 @@ mod tests {
 
     #[test]
     fn a_key_that_iceberg_forbids_is_not_declared() {
-        let layout = ArrowSchema::new(vec![
-            field("x", DataType::Float64),
-            field("y", DataType::Int32),
-        ]);
+        let layout =
+            ArrowSchema::new(vec![field("x", DataType::Float64), field("y", DataType::Int32)]);
         for identifiers in [keys(&["x", "y"]), keys(&["gone"]), keys(&[])] {
             let plan = plan("d.t", None, &layout, &identifiers).unwrap();
             assert_eq!(plan.table.identifier_field_ids().count(), 0, "{identifiers:?}");
@@ -394,10 +400,8 @@ mod tests {
 
     #[test]
     fn columns_of_a_table_keep_their_ids_and_new_ones_come_after() {
-        let first = ArrowSchema::new(vec![
-            field("a", DataType::Int32),
-            field("l", list(DataType::Int32)),
-        ]);
+        let first =
+            ArrowSchema::new(vec![field("a", DataType::Int32), field("l", list(DataType::Int32))]);
         let base = table(&plan("d.t", None, &first, &[]).unwrap().table);
         assert_eq!(base.last_column_id(), 3);
         let second = ArrowSchema::new(vec![

@@ -235,7 +235,9 @@ mod tests {
     fn a_staged_manifest_names_its_load() {
         let name = "staged-0198-a-b-00003-6f1ed002ab5595859014ebf0951522d9.avro";
         assert_eq!(load_of(name), Some("0198-a-b"));
-        for other in ["snap-1-0-a.avro", "staged-x.avro", "staged-a-1-b.parquet", "staged-a/b-1-c.avro"] {
+        for other in
+            ["snap-1-0-a.avro", "staged-x.avro", "staged-a-1-b.parquet", "staged-a/b-1-c.avro"]
+        {
             assert_eq!(load_of(other), None, "{other}");
         }
     }

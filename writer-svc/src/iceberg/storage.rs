@@ -266,7 +266,8 @@ mod tests {
 
     #[test]
     fn a_warehouse_elsewhere_or_without_a_path_is_refused() {
-        for warehouse in ["", "s3://bucket/x", "relative", "file://", "file:///", "file:///a/../b"] {
+        for warehouse in ["", "s3://bucket/x", "relative", "file://", "file:///", "file:///a/../b"]
+        {
             let iceberg = Iceberg { warehouse: warehouse.into(), ..Default::default() };
             assert!(open(&iceberg).is_err(), "{warehouse:?}");
         }

@@ -85,8 +85,7 @@ impl Target for ParquetTable {
     }
 
     fn stage(&self, request: &StageRequest, layout: SchemaRef) -> Result<Staging, WriterError> {
-        let stage =
-            stage::DirectoryStage::create(&self.paths, &request.load_id, request.chunk_id)?;
+        let stage = stage::DirectoryStage::create(&self.paths, &request.load_id, request.chunk_id)?;
         Ok((Box::new(stage), layout))
     }
 

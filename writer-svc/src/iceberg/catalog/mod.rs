@@ -96,14 +96,9 @@ pub trait Catalog: Send + Sync + fmt::Debug {
 }
 
 /// The catalog that a destination names. Connects to nothing yet.
-pub fn open(
-    iceberg: &Iceberg,
-    storage: Arc<dyn Storage>,
-) -> Result<Box<dyn Catalog>, WriterError> {
+pub fn open(iceberg: &Iceberg, storage: Arc<dyn Storage>) -> Result<Box<dyn Catalog>, WriterError> {
     match &iceberg.catalog {
-        Some(Configured::Jdbc(jdbc)) => {
-            Ok(Box::new(sql::SqlCatalog::new(jdbc, storage)?))
-        }
+        Some(Configured::Jdbc(jdbc)) => Ok(Box::new(sql::SqlCatalog::new(jdbc, storage)?)),
         None => Err(WriterError::InvalidRequest("the destination names no catalog".into())),
     }
 }

@@ -192,9 +192,7 @@ impl Catalog for SqlCatalog {
         let rows = rows.map_err(self.failed(&format!("looking for {table}")))?;
         match rows.into_iter().next() {
             None => Ok(None),
-            Some(Some(location)) => {
-                pointer::load(self.storage.as_ref(), table, location).map(Some)
-            }
+            Some(Some(location)) => pointer::load(self.storage.as_ref(), table, location).map(Some),
             Some(None) => Err(WriterError::BadTable {
                 table: table.to_string(),
                 problem: "its catalog names no metadata".into(),
@@ -255,10 +253,8 @@ impl Catalog for SqlCatalog {
 
     fn drop_table(&self, table: &TableName, base: &Loaded) -> Result<bool, WriterError> {
         let Some(mut session) = self.session()? else { return Ok(false) };
-        let sql = format!(
-            "DELETE FROM iceberg_tables{} AND metadata_location = $4",
-            session.one_table()
-        );
+        let sql =
+            format!("DELETE FROM iceberg_tables{} AND metadata_location = $4", session.one_table());
         let values = [&self.name, &table.namespace, &table.name, &base.location];
         let gone = session.connection.execute(&sql, &values.map(String::as_str));
         Ok(gone.map_err(self.failed(&format!("dropping {table}")))? > 0)

@@ -72,7 +72,8 @@ impl Database for Sqlite {
             undone: true,
             transient: false,
         };
-        let missing: Vec<_> = self.path.ancestors().skip(1).take_while(|dir| !dir.exists()).collect();
+        let missing: Vec<_> =
+            self.path.ancestors().skip(1).take_while(|dir| !dir.exists()).collect();
         let outcome = self.path.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| {
             let mut probe = self.path.clone().into_os_string();
             probe.push(format!(".tidewater-check-{}", uuid::Uuid::new_v4().simple()));
@@ -90,8 +91,7 @@ impl Database for Sqlite {
 impl From<rusqlite::Error> for Failure {
     fn from(error: rusqlite::Error) -> Self {
         let code = error.sqlite_error_code();
-        let transient =
-            matches!(code, Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked));
+        let transient = matches!(code, Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked));
         // What is left open: an error of the disk while the transaction ends.
         let unclear = matches!(code, Some(ErrorCode::SystemIoFailure | ErrorCode::DiskFull));
         Failure { source: error.into(), undone: !unclear, transient }
