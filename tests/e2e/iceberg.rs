@@ -1,4 +1,119 @@
-//! Iceberg tables: every catalog with every store, read by engines that are
-//! not ours.
+//! Iceberg tables: one suite over every catalog with every store, read back by
+//! engines that are not ours.
 
+mod clear;
+mod foreign;
 mod proof;
+mod pruning;
+mod replace;
+mod shop;
+mod types;
+
+use anyhow::Result;
+use tests::iceberg::pair::{Catalog, Pair, Store};
+use tests::iceberg::table::Table;
+use tests::iceberg::verify;
+use tests::iceberg::warehouse::Warehouse;
+use tests::postgres::Database;
+use tests::run::Project;
+
+/// Every subject with one pair, a module of tests for each pair. A pair that
+/// this version does not write (`no`) must be refused: what begins to write it
+/// says `yes`.
+macro_rules! suite {
+    ($($name:ident: $catalog:ident, $store:ident, $written:ident;)*) => {$(
+        mod $name {
+            use super::*;
+
+            const PAIR: Pair = Pair::new(Catalog::$catalog, Store::$store);
+
+            suite!(@$written);
+        }
+    )*};
+    (@yes) => {
+        suite! { @test
+            shop::a_full_refresh_of_the_shop_equals_postgresql,
+            types::every_type_arrives_as_postgresql_prints_it,
+            replace::a_second_sync_replaces_everything_in_one_commit,
+            replace::readers_see_the_old_content_or_the_new,
+            foreign::what_another_writer_appended_is_read_then_replaced,
+            foreign::a_table_that_another_writer_rewrote_is_replaced,
+            clear::clear_destination_removes_the_selected_tables_with_their_files,
+            pruning::engines_that_prune_lose_no_row,
+        }
+    };
+    (@no) => {
+        suite! { @test refused }
+    };
+    (@test $($($path:ident)::+),* $(,)?) => {
+        $(suite! { @one [$($path)::+] $($path)::+ })*
+    };
+    (@one [$function:path] $module:ident::$test:ident) => {
+        #[test]
+        fn $test() -> Result<()> {
+            $function(PAIR)
+        }
+    };
+    (@one [$function:path] $test:ident) => {
+        #[test]
+        fn $test() -> Result<()> {
+            super::$test(PAIR)
+        }
+    };
+}
+
+suite! {
+    sqlite_on_files: Sqlite, Local, yes;
+    sqlite_on_s3: Sqlite, S3, no;
+    postgres_on_files: Postgres, Local, no;
+    postgres_on_s3: Postgres, S3, no;
+    rest_on_s3: Rest, S3, no;
+    glue_on_files: Glue, Local, no;
+    glue_on_s3: Glue, S3, no;
+}
+
+/// A user's directory whose destination is a warehouse.
+struct Lake {
+    project: Project,
+    warehouse: Warehouse,
+}
+
+impl Lake {
+    /// With a new database made by `sql` and discovered.
+    fn new(pair: Pair, label: &str, sql: &str) -> Result<Lake> {
+        let database = Database::new(label)?;
+        database.psql(sql)?;
+        Lake::on(pair, &database)
+    }
+
+    /// With a database that is there.
+    fn on(pair: Pair, database: &Database) -> Result<Lake> {
+        let project = Project::new(database)?;
+        let warehouse = Warehouse::start(pair)?;
+        project.write("destination.json", &warehouse.destination())?;
+        project.discover()?;
+        Ok(Lake { project, warehouse })
+    }
+
+    /// The table of `public.<name>`.
+    fn table(&self, name: &str) -> Table {
+        self.warehouse.table_of(&self.project, "public", name)
+    }
+
+    /// The tables of these streams equal their relations, whoever reads.
+    fn equals_source(&self, streams: &[&str]) -> Result<()> {
+        verify::equals_source(&self.warehouse, &self.project, streams)
+    }
+}
+
+/// What this version cannot write fails, with its remedy, before anything is
+/// made.
+fn refused(pair: Pair) -> Result<()> {
+    let lake = Lake::new(pair, "refused", "CREATE TABLE t (id int PRIMARY KEY)")?;
+    lake.project.select(&["public.t"], crate::plain())?;
+    let said = lake.project.run(&Project::SYNC)?.failed()?;
+    assert!(said.contains("Iceberg") && said.contains("destination.json"), "{said}");
+    let namespace = tests::iceberg::warehouse::namespace_of(&lake.project, "public");
+    assert_eq!(lake.warehouse.tables(&namespace)?.unwrap_or_default(), Vec::<String>::new());
+    Ok(())
+}

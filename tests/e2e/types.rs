@@ -11,7 +11,7 @@ use tests::{truth, verify};
 
 use crate::{fixture, plain, project};
 
-const STREAMS: [&str; 12] = [
+pub const STREAMS: [&str; 12] = [
     "public.types",
     "public.unrepresentable",
     "public.big_values",
