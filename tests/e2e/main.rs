@@ -46,7 +46,7 @@ fn project(label: &str, sql: &str) -> Result<Project> {
     Ok(project)
 }
 
-/// Normalization on, nothing else.
+/// Nothing beyond the defaults: normalization is on, as the destination says.
 fn plain() -> Value {
     json!({})
 }

@@ -4,7 +4,7 @@
 //! ```text
 //! let project = Project::new(&database)?;      // source.json, destination.json
 //! project.discover()?;                         // streams.json
-//! project.select(&["public.a"], json!({"normalization": true}))?;
+//! project.select(&["public.a"], json!({}))?;     // these streams, with settings
 //! project.sync()?;                             // fails the test unless it succeeds
 //! project.start(&["sync", …])?.kill()?;        // or by hand
 //! ```
@@ -132,8 +132,7 @@ impl Project {
             if !known {
                 bail!("discover did not list {stream}; it listed {:?}", stream_ids(&catalog));
             }
-            let mut entry =
-                json!({"stream_name": name, "partition_regex": "", "normalization": true});
+            let mut entry = json!({"stream_name": name, "partition_regex": ""});
             merge(&mut entry, &with);
             let list = selected.entry(namespace).or_insert_with(|| json!([]));
             list.as_array_mut().context("a list")?.push(entry);
