@@ -4,7 +4,8 @@
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{Attribute, Cell, CellAlignment, ContentArrangement, Table};
 use proto::Fault;
-use proto::v1::{CommitRecord, CommitResponse};
+use proto::v1::destination::Kind;
+use proto::v1::{CommitRecord, CommitResponse, Destination};
 use serde::Serialize;
 use serde_json::json;
 
@@ -26,6 +27,26 @@ pub enum How {
     CommittedBefore,
 }
 
+/// What a table is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Format {
+    /// A directory of Parquet files.
+    Parquet,
+    /// An Iceberg table.
+    Iceberg,
+}
+
+impl Format {
+    /// Of the tables of a destination.
+    pub fn of(destination: &Destination) -> Self {
+        match destination.kind {
+            Some(Kind::Iceberg(_)) => Format::Iceberg,
+            Some(Kind::Parquet(_)) | None => Format::Parquet,
+        }
+    }
+}
+
 /// A table that is committed.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Outcome {
@@ -38,6 +59,7 @@ pub struct Outcome {
     pub bytes: u64,
     /// From its first chunk to its commit.
     pub seconds: f64,
+    pub format: Format,
     /// Where it lies.
     pub location: String,
     /// Whether its files lie in directories below that.
@@ -82,6 +104,7 @@ impl Outcome {
             files: record.files,
             bytes: record.bytes,
             seconds: 0.0,
+            format: table.format,
             location: table.location.clone(),
             partitioned: !table.stream.table.partition_regex.is_empty(),
             unrepresentable: Unrepresentable::new(),
@@ -218,6 +241,15 @@ impl Summary {
 
 /// Lines for a shell that show the table's first rows.
 fn queries(outcome: &Outcome) -> String {
+    if outcome.format == Format::Iceberg {
+        // Without its catalog: DuckDB takes the newest metadata file.
+        let sql = format!(
+            "INSTALL iceberg; LOAD iceberg; SET unsafe_enable_version_guessing = true; \
+             SELECT * FROM iceberg_scan('{}') LIMIT 10",
+            outcome.location.replace('\'', "''")
+        );
+        return format!("  duckdb -c {}", shell(&sql));
+    }
     let sql = format!("SELECT * FROM '{}' LIMIT 10", outcome.glob().replace('\'', "''"));
     let path = serde_json::Value::from(outcome.location.as_str());
     let python = format!("import pandas; print(pandas.read_parquet({path}).head(10))");
@@ -245,6 +277,7 @@ mod tests {
             files: 3,
             bytes: 45_100_000,
             seconds: 2.0,
+            format: Format::Parquet,
             location: "/data/postgres_shop_public/trips".into(),
             partitioned: false,
             unrepresentable: Unrepresentable::new(),
@@ -279,6 +312,12 @@ mod tests {
         let mut odd = outcome("public.trips", 1);
         odd.location = "/it's $HOME".into();
         odd.partitioned = true;
+        let lake = Outcome {
+            format: Format::Iceberg,
+            location: "file:///lake/db/trips".into(),
+            ..outcome("public.trips", 1)
+        };
+        assert!(queries(&lake).ends_with("iceberg_scan('file:///lake/db/trips') LIMIT 10\""));
         assert!(queries(&odd).starts_with(
             "  duckdb -c 'SELECT * FROM '\\''/it'\\'''\\''s $HOME/**/*.parquet'\\'' LIMIT 10'"
         ));

@@ -38,7 +38,7 @@ use crate::state::keeper::StateKeeper;
 use crate::state::{Run, RunStatus, SavedLoad};
 use crate::stats::StatsWriter;
 use crate::streams::{Catalog, SelectedStream, SyncMode};
-use crate::summary::{Outcome, Summary};
+use crate::summary::{Format, Outcome, Summary};
 
 mod chunk;
 mod commit;
@@ -85,6 +85,8 @@ pub struct TableRun {
     pub stream: SelectedStream,
     /// Its identity in this run.
     pub settings: Settings,
+    /// What the table is.
+    pub format: Format,
     /// Where the table lies.
     pub location: String,
     /// What the table held when the run was prepared.
@@ -229,6 +231,7 @@ impl<'a> Sync<'a> {
                 id: stream.id(),
                 settings: Settings::of(&run, context.destination, &stream.table, &stream.load),
                 stream: stream.clone(),
+                format: Format::of(context.destination),
                 location: String::new(),
                 last_commit: None,
                 action: Action::ReadAll,

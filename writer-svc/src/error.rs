@@ -156,11 +156,13 @@ pub enum WriterError {
         attempts: u32,
     },
     /// A swap that failed, and the table cannot be asked whether it was made.
-    #[error("whether the commit to {table} has been made is not known")]
+    #[error("whether the commit to {table} has been made is not known ({cause})")]
     CommitUnclear {
         /// "database.table".
         table: String,
-        /// Why.
+        /// What became of the swap.
+        cause: String,
+        /// Why nothing more can be said.
         source: Box<WriterError>,
     },
     /// More streams than the writer was told to take.

@@ -18,7 +18,7 @@ use crate::storage;
 const DEFAULT_FILE_MB: u32 = 512;
 
 /// What a commit came to.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Committed {
     /// As it stands in the table.
     pub record: CommitRecord,

@@ -20,9 +20,10 @@
 //! base exclude each other: the second is refused.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
-use iceberg::spec::{DataFile, ManifestFile, Operation};
+use iceberg::spec::{DataFile, ManifestFile, Operation, SchemaRef};
 use proto::v1::commit_request::Mode;
 use proto::v1::{CommitRecord, CommitRequest};
 use uuid::Uuid;
@@ -53,7 +54,9 @@ pub fn commit(table: &IcebergTable, request: &CommitRequest) -> Result<Committed
     }
     plain("commit_id", &request.commit_id)?;
     check_chunks(request)?;
-    Commit { table, request, began: None, added: None, unclear: None }.run()
+    let mut commit =
+        Commit { table, request, began: None, staged: None, added: None, unclear: None };
+    commit.run().map_err(|error| commit.end(error))
 }
 
 /// A commit under way.
@@ -62,33 +65,34 @@ struct Commit<'a> {
     request: &'a CommitRequest,
     /// The id of our last commit before the first attempt.
     began: Option<Option<String>>,
-    /// Made by the first attempt that came so far.
+    /// What there is to commit; read by the first attempt that came so far.
+    staged: Option<Staged>,
+    /// The same in manifests; made with it.
     added: Option<Added>,
-    /// Why it is not known whether an attempt was made.
-    unclear: Option<WriterError>,
+    /// The attempt of which it is not known whether it was or will be made.
+    unclear: Option<Unclear>,
 }
 
-/// The new files, in manifests that fit any snapshot.
+/// A swap without an answer. It is refused once its base is no longer current.
+struct Unclear {
+    cause: WriterError,
+    base: Option<String>,
+}
+
+/// The new files in manifests that fit any snapshot of a table with this
+/// schema. (An id must mean one schema in all files of a table.)
 struct Added {
-    common: Common,
+    schema: SchemaRef,
     manifests: Vec<ManifestFile>,
-    tally: Tally,
-    locations: HashSet<String>,
 }
 
 impl Commit<'_> {
-    fn run(mut self) -> Result<Committed, WriterError> {
+    fn run(&mut self) -> Result<Committed, WriterError> {
         for attempt in 0..ATTEMPTS {
             if attempt > 0 {
                 std::thread::sleep(wait(attempt));
             }
-            let base = match self.table.load() {
-                Ok(base) => base,
-                // What cannot be looked up remains unclear.
-                Err(error) => {
-                    return Err(self.unclear.map_or(error, |cause| self.table.unclear(cause)));
-                }
-            };
+            let base = self.table.load()?;
             if let Some(base) = &base
                 && let Some(record) = position::find(&base.metadata, &self.request.commit_id)
             {
@@ -96,6 +100,8 @@ impl Commit<'_> {
                 self.clean_up(&layout, &[]);
                 return Ok(committed(base.metadata.location(), record, attempt == 0));
             }
+            let current = base.as_ref().map(|base| base.location.clone());
+            self.unclear = self.unclear.take().filter(|unclear| unclear.base == current);
             self.check_position(base.as_ref())?;
             let (made, written) = self.derive(base.as_ref())?;
             match self.table.catalog.swap(&self.table.name, base.as_ref(), &made.next)? {
@@ -109,15 +115,24 @@ impl Commit<'_> {
                         table = %self.table.name, commit = self.request.commit_id,
                         "whether a swap was made is not known: {cause}"
                     );
-                    self.unclear = Some(cause);
+                    self.unclear = Some(Unclear { cause, base: current });
                 }
             }
         }
-        let table = self.table;
-        Err(match self.unclear {
-            Some(cause) => table.unclear(cause),
-            None => WriterError::Contended { table: table.name.to_string(), attempts: ATTEMPTS },
-        })
+        Err(WriterError::Contended { table: self.table.name.to_string(), attempts: ATTEMPTS })
+    }
+
+    /// The end of a commit that is not made, or not known to be.
+    fn end(&mut self, error: WriterError) -> WriterError {
+        if let Some(unclear) = &self.unclear {
+            return WriterError::CommitUnclear {
+                table: self.table.name.to_string(),
+                cause: unclear.cause.to_string(),
+                source: Box::new(error),
+            };
+        }
+        self.added.iter().for_each(|added| added.discard(self.table));
+        error
     }
 
     /// Another commit of ours in between fences this one; so does a Prepare
@@ -147,15 +162,27 @@ impl Commit<'_> {
         let table = self.table;
         let storage = table.storage.as_ref();
         let layout = Layout::of(base.map(|base| &base.metadata), &table.new_location);
-        let added = match self.added.take() {
-            Some(added) => added,
-            None => self.add(&layout)?,
+        let staged = match self.staged.take() {
+            Some(staged) => staged,
+            None => staged::read(storage, &layout, &self.request.load_id, &self.request.staged)?,
         };
-        let draft = Draft::of(base, &added.common.schema, &table.new_location)?;
+        let staged = &*self.staged.insert(staged);
+        let draft = Draft::of(base, &staged.common.schema, &table.new_location)?;
         let draft = draft.map_err(|problem| WriterError::StageGone {
             manifest: self.request.staged[0].manifest.clone().into(),
             problem: format!("the table {} has changed since: {problem}", table.name),
         })?;
+        let added = match self.added.take() {
+            Some(added) if is_same(&added.schema, &draft.schema) => added,
+            // Others have changed the schema in between.
+            outdated => {
+                outdated.iter().for_each(|outdated| outdated.discard(table));
+                Added::write(table, &layout, staged, &draft.schema)?
+            }
+        };
+        let added = &*self.added.insert(added);
+        let mut tally = Tally::default();
+        staged.files.iter().for_each(|file| tally.add(file));
         let id = Uuid::new_v4();
         let mut written = Vec::new();
         let mut manifests = added.manifests.clone();
@@ -172,34 +199,13 @@ impl Commit<'_> {
         } else {
             Operation::Overwrite
         };
-        let mut summary = snapshot::summary(&added.tally, &removed.tally, &added.tally);
+        let mut summary = snapshot::summary(&tally, &removed.tally, &tally);
         summary.extend(position::summary(&self.request.commit_id, &self.request.load_id));
         let list = format!("{}/snap-{}-0-{id}.avro", layout.metadata, draft.snapshot_id);
         let snapshot = draft.snapshot(list.clone(), operation, summary);
         storage.write(&list, &manifest::list(&snapshot, manifests)?)?;
         written.push(list);
-        self.added = Some(added);
         Ok((draft.finish(snapshot)?, written))
-    }
-
-    /// Reads the staged chunks and writes the manifests of their files.
-    fn add(&self, layout: &Layout) -> Result<Added, WriterError> {
-        let storage = self.table.storage.as_ref();
-        let Staged { common, files } =
-            staged::read(storage, layout, &self.request.load_id, &self.request.staged)?;
-        let mut tally = Tally::default();
-        files.iter().for_each(|file| tally.add(file));
-        let locations = files.iter().map(|file| file.file_path().to_owned()).collect();
-        let mut manifests = Vec::new();
-        let id = Uuid::new_v4();
-        for (number, files) in by_size(files, data_file_bytes).into_iter().enumerate() {
-            let location = format!("{}/{id}-m{number}.avro", layout.metadata);
-            let mut encoded = manifest::added(&common, files)?;
-            storage.write(&location, &encoded.content)?;
-            encoded.entry.manifest_path = location;
-            manifests.push(encoded.entry);
-        }
-        Ok(Added { common, manifests, tally, locations })
     }
 
     /// After a Conflict: removes what the attempt wrote, unless the table says
@@ -216,7 +222,7 @@ impl Commit<'_> {
         Ok(())
     }
 
-    fn swapped(mut self, made: Made) -> Result<Committed, WriterError> {
+    fn swapped(&mut self, made: Made) -> Result<Committed, WriterError> {
         let metadata = &made.next.metadata;
         let record = position::record(&made.snapshot)
             .ok_or_else(|| WriterError::Internal("a commit has no record".into()))?;
@@ -235,18 +241,51 @@ impl Commit<'_> {
             discard(table, location);
         }
         // Attempts at a chunk that were repeated have left files, too.
-        let Some(added) = &self.added else { return };
+        let Some(staged) = &self.staged else { return };
+        let known: HashSet<&str> = staged.files.iter().map(DataFile::file_path).collect();
         let directory = layout.load(&self.request.load_id);
         match table.storage.list(&directory) {
             Ok(listing) => {
                 let files = listing.objects.iter().map(|name| format!("{directory}/{name}"));
-                for location in files.filter(|file| !added.locations.contains(file)) {
+                for location in files.filter(|file| !known.contains(file.as_str())) {
                     discard(table, &location);
                 }
             }
             Err(error) => tracing::warn!("{error}; what lies there is left"),
         }
     }
+}
+
+impl Added {
+    fn write(
+        table: &IcebergTable,
+        layout: &Layout,
+        staged: &Staged,
+        schema: &SchemaRef,
+    ) -> Result<Self, WriterError> {
+        let common = Common { schema: Arc::clone(schema), ..staged.common.clone() };
+        let id = Uuid::new_v4();
+        let mut added = Added { schema: Arc::clone(schema), manifests: Vec::new() };
+        for (number, files) in by_size(&staged.files).into_iter().enumerate() {
+            let location = format!("{}/{id}-m{number}.avro", layout.metadata);
+            let mut encoded = manifest::added(&common, files.to_vec())?;
+            table.storage.write(&location, &encoded.content)?;
+            encoded.entry.manifest_path = location;
+            added.manifests.push(encoded.entry);
+        }
+        Ok(added)
+    }
+
+    /// Of a commit that will not be made with them.
+    fn discard(&self, table: &IcebergTable) {
+        for manifest in &self.manifests {
+            discard(table, &manifest.manifest_path);
+        }
+    }
+}
+
+fn is_same(one: &SchemaRef, other: &SchemaRef) -> bool {
+    one.schema_id() == other.schema_id() && one.as_struct() == other.as_struct()
 }
 
 /// The base's files on their way out.
@@ -293,36 +332,6 @@ fn remove(
     Ok(removed)
 }
 
-impl IcebergTable {
-    /// An object that the table refers to.
-    pub(super) fn object(&self, location: &str) -> Result<bytes::Bytes, WriterError> {
-        self.storage.read(location)?.ok_or_else(|| WriterError::BadTable {
-            table: self.name.to_string(),
-            problem: format!("it refers to {location}, which is not there"),
-        })
-    }
-
-    /// The manifests of the table's current snapshot.
-    pub(super) fn manifests(&self, base: &Loaded) -> Result<Vec<ManifestFile>, WriterError> {
-        let Some(snapshot) = base.metadata.current_snapshot() else { return Ok(Vec::new()) };
-        self.manifests_of(snapshot, base)
-    }
-
-    /// The manifests of any snapshot.
-    pub(super) fn manifests_of(
-        &self,
-        snapshot: &iceberg::spec::Snapshot,
-        base: &Loaded,
-    ) -> Result<Vec<ManifestFile>, WriterError> {
-        let location = snapshot.manifest_list();
-        manifest::decode_list(location, &self.object(location)?, base.metadata.format_version())
-    }
-
-    fn unclear(&self, cause: WriterError) -> WriterError {
-        WriterError::CommitUnclear { table: self.name.to_string(), source: Box::new(cause) }
-    }
-}
-
 fn committed(location: &str, record: CommitRecord, already: bool) -> Committed {
     Committed { record, already, location: location.to_owned() }
 }
@@ -342,18 +351,19 @@ fn wait(attempt: u32) -> Duration {
 }
 
 /// Cuts files into runs for manifests of about [`MANIFEST_BYTES`].
-fn by_size(files: Vec<DataFile>, bytes: fn(&DataFile) -> usize) -> Vec<Vec<DataFile>> {
-    let mut runs: Vec<Vec<DataFile>> = Vec::new();
-    let mut size = MANIFEST_BYTES;
-    for file in files {
-        size += bytes(&file);
-        match runs.last_mut() {
-            Some(run) if size <= MANIFEST_BYTES => run.push(file),
-            _ => {
-                size = bytes(&file);
-                runs.push(vec![file]);
-            }
+fn by_size(files: &[DataFile]) -> Vec<&[DataFile]> {
+    let mut runs = Vec::new();
+    let (mut start, mut size) = (0, 0);
+    for (at, file) in files.iter().enumerate() {
+        let bytes = data_file_bytes(file);
+        if at > start && size + bytes > MANIFEST_BYTES {
+            runs.push(&files[start..at]);
+            (start, size) = (at, 0);
         }
+        size += bytes;
+    }
+    if start < files.len() {
+        runs.push(&files[start..]);
     }
     runs
 }

@@ -42,7 +42,8 @@ pub mod storage;
 use std::sync::Arc;
 
 use arrow::datatypes::{Schema, SchemaRef};
-use iceberg::spec::{FormatVersion, TableMetadata};
+use bytes::Bytes;
+use iceberg::spec::{FormatVersion, ManifestFile, Snapshot, TableMetadata};
 use proto::v1::{CommitRecord, CommitRequest, Iceberg, PrepareRequest, StageRequest, Table};
 
 use crate::error::WriterError;
@@ -110,6 +111,30 @@ impl IcebergTable {
             self.check_metadata(&loaded.metadata)?;
         }
         Ok(loaded)
+    }
+
+    /// An object that the table refers to.
+    fn object(&self, location: &str) -> Result<Bytes, WriterError> {
+        self.storage.read(location)?.ok_or_else(|| WriterError::BadTable {
+            table: self.name.to_string(),
+            problem: format!("it refers to {location}, which is not there"),
+        })
+    }
+
+    /// The manifests of the table's current snapshot.
+    fn manifests(&self, base: &Loaded) -> Result<Vec<ManifestFile>, WriterError> {
+        let Some(snapshot) = base.metadata.current_snapshot() else { return Ok(Vec::new()) };
+        self.manifests_of(snapshot, base)
+    }
+
+    /// The manifests of any snapshot.
+    fn manifests_of(
+        &self,
+        snapshot: &Snapshot,
+        base: &Loaded,
+    ) -> Result<Vec<ManifestFile>, WriterError> {
+        let location = snapshot.manifest_list();
+        manifest::decode_list(location, &self.object(location)?, base.metadata.format_version())
     }
 
     fn check_metadata(&self, metadata: &TableMetadata) -> Result<(), WriterError> {

@@ -75,7 +75,8 @@ pub fn reconcile(metadata: &TableMetadata, staged: &Schema) -> Result<Schema, St
                 return Err(format!("field {} is now named {:?}", field.id, known.name));
             }
             Some(known) if known.field_type != field.field_type => {
-                return Err(format!("column {:?} has become {}", field.name, known.field_type));
+                let kind = type_name(&known.field_type);
+                return Err(format!("column {:?} has become {kind}", field.name));
             }
             Some(known) if known.required && !field.required => {
                 return Err(format!("column {:?} has become required", field.name));
@@ -162,12 +163,13 @@ impl<'a> Column<'a> {
             _ => false,
         }
     }
+}
 
-    fn type_name(&self) -> String {
-        match &self.kind {
-            Kind::Primitive(kind) => kind.to_string(),
-            Kind::List(kind) => format!("list<{kind}>"),
-        }
+/// As in "decimal(10,2)", "list<int>".
+fn type_name(kind: &Type) -> String {
+    match kind {
+        Type::List(list) => format!("list<{}>", type_name(&list.element_field.field_type)),
+        other => other.to_string(),
     }
 }
 
@@ -250,8 +252,8 @@ fn extended(
                 return Err(refuse(format!(
                     "column {:?} is {} there, and {} in the stream",
                     column.name,
-                    field.field_type,
-                    column.type_name()
+                    type_name(&field.field_type),
+                    type_name(&column.field(0, 0).field_type)
                 )));
             }
             Some(field) if field.required && !column.required => {
@@ -263,15 +265,9 @@ fn extended(
             Some(_) => {}
             None => {
                 // Rows that are there have no value for it.
-                let column = Column {
-                    name: column.name,
-                    required: false,
-                    kind: match &column.kind {
-                        Kind::Primitive(kind) => Kind::Primitive(kind.clone()),
-                        Kind::List(kind) => Kind::List(kind.clone()),
-                    },
-                };
-                fields.push(column.field(next, next + 1));
+                let mut field = column.field(next, next + 1).as_ref().clone();
+                field.required = false;
+                fields.push(Arc::new(field));
                 next += column.ids();
             }
         }
@@ -383,8 +379,8 @@ mod tests {
         assert_eq!(plan.arrow.field(2).extension_type_name(), Some("arrow.uuid"));
         assert_eq!(plan.arrow.field(4).extension_type_name(), None);
         let types: Vec<_> =
-            plan.table.as_struct().fields().iter().map(|f| f.field_type.to_string()).collect();
-        assert_eq!(types[2..], ["uuid", "list<decimal(12,3)>", "string"]);
+            plan.table.as_struct().fields().iter().map(|f| type_name(&f.field_type)).collect();
+        assert_eq!(types, ["long", "list<string>", "uuid", "list<decimal(12, 3)>", "string"]);
     }
 
     #[test]

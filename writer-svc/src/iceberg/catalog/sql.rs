@@ -260,3 +260,7 @@ impl Catalog for SqlCatalog {
         Ok(gone.map_err(self.failed(&format!("dropping {table}")))? > 0)
     }
 }
+
+#[cfg(test)]
+#[path = "sql_tests.rs"]
+mod tests;
