@@ -130,12 +130,12 @@ fn every_type_is_read_back(pair: Pair) -> Result<()> {
         same_rows(&told, &found.rows, &["id".to_owned()])
             .with_context(|| format!("{pair} by {engine:?}"))?;
         // A value that is another one is seen, in every column.
-        for (column, (name, _)) in columns.iter().enumerate().skip(1) {
+        for (at, (column, _)) in columns.iter().enumerate().skip(1) {
             let mut wrong = told.clone();
-            wrong.rows[0][column] = Cell::text("another");
+            wrong.rows[0][at] = Cell::text("another");
             let seen = same_rows(&wrong, &found.rows, &["id".to_owned()]);
-            let told = format!("{:#}", seen.err().context("a difference was not seen")?);
-            ensure!(told.contains(&format!("{name} at (\"0\")")), "{told}");
+            let seen = format!("{:#}", seen.err().context("a difference was not seen")?);
+            ensure!(seen.contains(&format!("{column} at (\"0\")")), "{seen}");
         }
     }
     assert_eq!(warehouse.tables(&namespace)?, Some(vec!["edges".to_owned()]));
@@ -202,7 +202,7 @@ fn what_a_table_s_metadata_says_is_read() -> Result<()> {
     assert_eq!(before.data_files().map(|file| file.records).sum::<u64>(), 40);
     assert_eq!(before.current()?.operation.as_deref(), Some("append"));
     assert_eq!(before.current()?.summary["added-records"], "40");
-    let january = before.files.iter().find(|file| file.upper["moment"] .as_str() < "2024-02");
+    let january = before.files.iter().find(|file| file.upper["moment"].as_str() < "2024-02");
     let january = january.context("a file of January")?;
     assert_eq!(january.lower["moment"], "2024-01-29 12:00:00.5+00");
     assert_eq!(january.nulls["word"], january.records);
