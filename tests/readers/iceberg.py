@@ -7,7 +7,7 @@ catalog; mostly `table`, "namespace.name"; and what the command says. Cells are
 those of reader.py, both ways.
 
     read      engine, tables    each table as reader.py prints it
-    count     engine, condition the rows for which the condition holds
+    count     engine, conditions for each, the rows for which it holds
     plan      condition         the data files PyIceberg would open for it
     describe                    all of the table's metadata, as JSON
     tables    namespace         the names of its tables; null: no such namespace
@@ -23,7 +23,7 @@ import sys
 import iceberg_engines
 import reader
 from iceberg_values import arrow_column, parsed, printed
-from pyarrow import parquet, table as arrow_table
+from pyarrow import field as pyarrow_field, parquet, schema as pyarrow_schema, table as arrow_table
 from pyiceberg import types
 from pyiceberg.catalog import load_catalog
 from pyiceberg.conversions import from_bytes
@@ -74,7 +74,11 @@ def footers(table, files):
 
 def count(catalog, request):
     table = catalog.load_table(request["table"])
-    print_json(iceberg_engines.count(request["engine"], table, request["catalog"], request["condition"]))
+    counted = (
+        iceberg_engines.count(request["engine"], table, request["catalog"], condition)
+        for condition in request["conditions"]
+    )
+    print_json(list(counted))
 
 
 def plan(catalog, request):
@@ -246,7 +250,11 @@ def append(catalog, request):
     columns = [arrow_column(list(given.pop(field.name, nulls)), field.field_type) for field in fields]
     if given:
         raise RuntimeError(f"the table has no column {', '.join(given)}")
-    table.append(arrow_table(columns, names=[field.name for field in fields]))
+    named = [
+        pyarrow_field(field.name, column.type, nullable=not field.required)
+        for field, column in zip(fields, columns)
+    ]
+    table.append(arrow_table(columns, schema=pyarrow_schema(named)))
 
 
 def rewrite(catalog, request):

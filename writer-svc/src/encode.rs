@@ -9,9 +9,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, RecordBatch};
-use arrow::datatypes::SchemaRef;
-use parquet::arrow::ArrowWriter;
+use arrow::datatypes::{Schema, SchemaRef};
+use parquet::arrow::arrow_writer::ArrowWriterOptions;
+use parquet::arrow::{ArrowSchemaConverter, ArrowWriter};
+use parquet::basic::Type as Physical;
+use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
+use parquet::schema::types::{SchemaDescriptor, Type, TypePtr};
 
 use crate::encoding;
 use crate::error::WriterError;
@@ -114,7 +118,10 @@ impl Encoder {
         let sink = self.stage.open(partition)?;
         let location = sink.location().to_owned();
         let schema = Arc::clone(&self.schema);
-        let writer = ArrowWriter::try_new(sink, schema, self.properties.clone())
+        let options = ArrowWriterOptions::new()
+            .with_parquet_schema(file_schema(&schema).map_err(WriterError::parquet(&location))?)
+            .with_properties(self.properties.clone().unwrap_or_default());
+        let writer = ArrowWriter::try_new_with_options(sink, schema, options)
             .map_err(WriterError::parquet(&location))?;
         self.open = Some(Open { partition: partition.to_owned(), location, writer });
         Ok(())
@@ -124,6 +131,45 @@ impl Encoder {
         let Some(Open { location, mut writer, .. }) = self.open.take() else { return Ok(()) };
         let footer = writer.finish().map_err(WriterError::parquet(&location))?;
         self.stage.close(writer.inner_mut().as_mut(), &footer)
+    }
+}
+
+/// The schema in the file's footer: the crate's, but for decimals of one digit,
+/// which it stores in 64 bits where the rule is 32.
+fn file_schema(schema: &Schema) -> Result<SchemaDescriptor, ParquetError> {
+    let root = ArrowSchemaConverter::new().convert(schema)?.root_schema_ptr();
+    Ok(SchemaDescriptor::new(narrowed(&root)?))
+}
+
+fn narrowed(node: &TypePtr) -> Result<TypePtr, ParquetError> {
+    let info = node.get_basic_info();
+    let id = info.has_id().then(|| info.id());
+    let repetition = info.has_repetition().then(|| info.repetition());
+    match node.as_ref() {
+        Type::PrimitiveType { physical_type: Physical::INT64, precision: 1, scale, .. } => {
+            let mut builder = Type::primitive_type_builder(info.name(), Physical::INT32)
+                .with_logical_type(info.logical_type_ref().cloned())
+                .with_converted_type(info.converted_type())
+                .with_precision(1)
+                .with_scale(*scale)
+                .with_id(id);
+            if let Some(repetition) = repetition {
+                builder = builder.with_repetition(repetition);
+            }
+            Ok(Arc::new(builder.build()?))
+        }
+        Type::PrimitiveType { .. } => Ok(Arc::clone(node)),
+        Type::GroupType { fields, .. } => {
+            let mut builder = Type::group_type_builder(info.name())
+                .with_logical_type(info.logical_type_ref().cloned())
+                .with_converted_type(info.converted_type())
+                .with_fields(fields.iter().map(narrowed).collect::<Result<_, _>>()?)
+                .with_id(id);
+            if let Some(repetition) = repetition {
+                builder = builder.with_repetition(repetition);
+            }
+            Ok(Arc::new(builder.build()?))
+        }
     }
 }
 
@@ -139,7 +185,7 @@ mod tests {
     use std::fs::File;
 
     use arrow::array::{Int64Array, StringArray};
-    use arrow::datatypes::{DataType, Field, Schema};
+    use arrow::datatypes::{DataType, Field};
     use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
     use proto::v1::{StageRequest, StagedChunk};
 
@@ -217,6 +263,24 @@ mod tests {
         let groups = reader.metadata().row_groups();
         assert!(groups.len() > 3, "{}", groups.len());
         assert!(groups.iter().all(|group| group.compressed_size() < 1 << 18));
+    }
+
+    #[test]
+    fn decimals_of_up_to_nine_digits_are_stored_in_32_bits() {
+        let one = Field::new("one", DataType::Decimal128(1, 1), false);
+        let fields = vec![
+            one.clone(),
+            Field::new("two", DataType::Decimal128(2, 0), true),
+            Field::new("ten", DataType::Decimal128(10, 0), true),
+            Field::new("items", DataType::List(Arc::new(one)), true),
+        ];
+        let descriptor = file_schema(&Schema::new(fields)).unwrap();
+        let physical: Vec<_> = descriptor.columns().iter().map(|c| c.physical_type()).collect();
+        let expected = [Physical::INT32, Physical::INT32, Physical::INT64, Physical::INT32];
+        assert_eq!(physical, expected);
+        let plain = schema();
+        let crates = ArrowSchemaConverter::new().convert(&plain).unwrap();
+        assert_eq!(file_schema(&plain).unwrap().root_schema(), crates.root_schema());
     }
 
     #[test]

@@ -20,9 +20,10 @@
 //! base exclude each other: the second is refused.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
-use iceberg::spec::{DataFile, ManifestFile, Operation};
+use iceberg::spec::{DataFile, ManifestFile, Operation, SchemaRef};
 use proto::v1::commit_request::Mode;
 use proto::v1::{CommitRecord, CommitRequest};
 use uuid::Uuid;
@@ -53,7 +54,8 @@ pub fn commit(table: &IcebergTable, request: &CommitRequest) -> Result<Committed
     }
     plain("commit_id", &request.commit_id)?;
     check_chunks(request)?;
-    let mut commit = Commit { table, request, began: None, added: None, unclear: None };
+    let mut commit =
+        Commit { table, request, began: None, staged: None, added: None, unclear: None };
     commit.run().map_err(|error| commit.end(error))
 }
 
@@ -63,7 +65,9 @@ struct Commit<'a> {
     request: &'a CommitRequest,
     /// The id of our last commit before the first attempt.
     began: Option<Option<String>>,
-    /// Made by the first attempt that came so far.
+    /// What there is to commit; read by the first attempt that came so far.
+    staged: Option<Staged>,
+    /// The same in manifests; made with it.
     added: Option<Added>,
     /// The attempt of which it is not known whether it was or will be made.
     unclear: Option<Unclear>,
@@ -75,12 +79,11 @@ struct Unclear {
     base: Option<String>,
 }
 
-/// The new files, in manifests that fit any snapshot.
+/// The new files in manifests that fit any snapshot of a table with this
+/// schema. (An id must mean one schema in all files of a table.)
 struct Added {
-    common: Common,
+    schema: SchemaRef,
     manifests: Vec<ManifestFile>,
-    tally: Tally,
-    locations: HashSet<String>,
 }
 
 impl Commit<'_> {
@@ -128,9 +131,7 @@ impl Commit<'_> {
                 source: Box::new(error),
             };
         }
-        for manifest in self.added.iter().flat_map(|added| &added.manifests) {
-            discard(self.table, &manifest.manifest_path);
-        }
+        self.added.iter().for_each(|added| added.discard(self.table));
         error
     }
 
@@ -161,15 +162,27 @@ impl Commit<'_> {
         let table = self.table;
         let storage = table.storage.as_ref();
         let layout = Layout::of(base.map(|base| &base.metadata), &table.new_location);
-        let added = match self.added.take() {
-            Some(added) => added,
-            None => self.add(&layout)?,
+        let staged = match self.staged.take() {
+            Some(staged) => staged,
+            None => staged::read(storage, &layout, &self.request.load_id, &self.request.staged)?,
         };
-        let draft = Draft::of(base, &added.common.schema, &table.new_location)?;
+        let staged = &*self.staged.insert(staged);
+        let draft = Draft::of(base, &staged.common.schema, &table.new_location)?;
         let draft = draft.map_err(|problem| WriterError::StageGone {
             manifest: self.request.staged[0].manifest.clone().into(),
             problem: format!("the table {} has changed since: {problem}", table.name),
         })?;
+        let added = match self.added.take() {
+            Some(added) if is_same(&added.schema, &draft.schema) => added,
+            // Others have changed the schema in between.
+            outdated => {
+                outdated.iter().for_each(|outdated| outdated.discard(table));
+                Added::write(table, &layout, staged, &draft.schema)?
+            }
+        };
+        let added = &*self.added.insert(added);
+        let mut tally = Tally::default();
+        staged.files.iter().for_each(|file| tally.add(file));
         let id = Uuid::new_v4();
         let mut written = Vec::new();
         let mut manifests = added.manifests.clone();
@@ -186,34 +199,13 @@ impl Commit<'_> {
         } else {
             Operation::Overwrite
         };
-        let mut summary = snapshot::summary(&added.tally, &removed.tally, &added.tally);
+        let mut summary = snapshot::summary(&tally, &removed.tally, &tally);
         summary.extend(position::summary(&self.request.commit_id, &self.request.load_id));
         let list = format!("{}/snap-{}-0-{id}.avro", layout.metadata, draft.snapshot_id);
         let snapshot = draft.snapshot(list.clone(), operation, summary);
         storage.write(&list, &manifest::list(&snapshot, manifests)?)?;
         written.push(list);
-        self.added = Some(added);
         Ok((draft.finish(snapshot)?, written))
-    }
-
-    /// Reads the staged chunks and writes the manifests of their files.
-    fn add(&self, layout: &Layout) -> Result<Added, WriterError> {
-        let storage = self.table.storage.as_ref();
-        let Staged { common, files } =
-            staged::read(storage, layout, &self.request.load_id, &self.request.staged)?;
-        let mut tally = Tally::default();
-        files.iter().for_each(|file| tally.add(file));
-        let locations = files.iter().map(|file| file.file_path().to_owned()).collect();
-        let mut manifests = Vec::new();
-        let id = Uuid::new_v4();
-        for (number, files) in by_size(files, data_file_bytes).into_iter().enumerate() {
-            let location = format!("{}/{id}-m{number}.avro", layout.metadata);
-            let mut encoded = manifest::added(&common, files)?;
-            storage.write(&location, &encoded.content)?;
-            encoded.entry.manifest_path = location;
-            manifests.push(encoded.entry);
-        }
-        Ok(Added { common, manifests, tally, locations })
     }
 
     /// After a Conflict: removes what the attempt wrote, unless the table says
@@ -249,18 +241,51 @@ impl Commit<'_> {
             discard(table, location);
         }
         // Attempts at a chunk that were repeated have left files, too.
-        let Some(added) = &self.added else { return };
+        let Some(staged) = &self.staged else { return };
+        let known: HashSet<&str> = staged.files.iter().map(DataFile::file_path).collect();
         let directory = layout.load(&self.request.load_id);
         match table.storage.list(&directory) {
             Ok(listing) => {
                 let files = listing.objects.iter().map(|name| format!("{directory}/{name}"));
-                for location in files.filter(|file| !added.locations.contains(file)) {
+                for location in files.filter(|file| !known.contains(file.as_str())) {
                     discard(table, &location);
                 }
             }
             Err(error) => tracing::warn!("{error}; what lies there is left"),
         }
     }
+}
+
+impl Added {
+    fn write(
+        table: &IcebergTable,
+        layout: &Layout,
+        staged: &Staged,
+        schema: &SchemaRef,
+    ) -> Result<Self, WriterError> {
+        let common = Common { schema: Arc::clone(schema), ..staged.common.clone() };
+        let id = Uuid::new_v4();
+        let mut added = Added { schema: Arc::clone(schema), manifests: Vec::new() };
+        for (number, files) in by_size(&staged.files).into_iter().enumerate() {
+            let location = format!("{}/{id}-m{number}.avro", layout.metadata);
+            let mut encoded = manifest::added(&common, files.to_vec())?;
+            table.storage.write(&location, &encoded.content)?;
+            encoded.entry.manifest_path = location;
+            added.manifests.push(encoded.entry);
+        }
+        Ok(added)
+    }
+
+    /// Of a commit that will not be made with them.
+    fn discard(&self, table: &IcebergTable) {
+        for manifest in &self.manifests {
+            discard(table, &manifest.manifest_path);
+        }
+    }
+}
+
+fn is_same(one: &SchemaRef, other: &SchemaRef) -> bool {
+    one.schema_id() == other.schema_id() && one.as_struct() == other.as_struct()
 }
 
 /// The base's files on their way out.
@@ -326,18 +351,19 @@ fn wait(attempt: u32) -> Duration {
 }
 
 /// Cuts files into runs for manifests of about [`MANIFEST_BYTES`].
-fn by_size(files: Vec<DataFile>, bytes: fn(&DataFile) -> usize) -> Vec<Vec<DataFile>> {
-    let mut runs: Vec<Vec<DataFile>> = Vec::new();
-    let mut size = MANIFEST_BYTES;
-    for file in files {
-        size += bytes(&file);
-        match runs.last_mut() {
-            Some(run) if size <= MANIFEST_BYTES => run.push(file),
-            _ => {
-                size = bytes(&file);
-                runs.push(vec![file]);
-            }
+fn by_size(files: &[DataFile]) -> Vec<&[DataFile]> {
+    let mut runs = Vec::new();
+    let (mut start, mut size) = (0, 0);
+    for (at, file) in files.iter().enumerate() {
+        let bytes = data_file_bytes(file);
+        if at > start && size + bytes > MANIFEST_BYTES {
+            runs.push(&files[start..at]);
+            (start, size) = (at, 0);
         }
+        size += bytes;
+    }
+    if start < files.len() {
+        runs.push(&files[start..]);
     }
     runs
 }

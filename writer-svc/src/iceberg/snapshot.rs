@@ -4,11 +4,12 @@
 //! all follow from it. It is thrown away when the base is no longer current.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use chrono::Utc;
 use iceberg::spec::{
-    DataContentType, DataFile, FormatVersion, MAIN_BRANCH, Operation, Schema, Snapshot, SortOrder,
-    Summary, TableMetadata, TableMetadataBuilder, UnboundPartitionSpec,
+    DataContentType, DataFile, FormatVersion, MAIN_BRANCH, Operation, Schema, SchemaRef, Snapshot,
+    SortOrder, Summary, TableMetadata, TableMetadataBuilder, UnboundPartitionSpec,
 };
 use uuid::Uuid;
 
@@ -32,7 +33,8 @@ pub struct Draft {
     parent: Option<i64>,
     sequence_number: i64,
     timestamp_ms: i64,
-    schema_id: i32,
+    /// The table's, with it.
+    pub schema: SchemaRef,
 }
 
 /// A snapshot that only has to be swapped in.
@@ -70,7 +72,7 @@ impl Draft {
                 parent: None,
                 sequence_number: made.next_sequence_number(),
                 timestamp_ms: now,
-                schema_id: made.current_schema_id(),
+                schema: Arc::clone(made.current_schema()),
                 builder,
             }));
         };
@@ -80,11 +82,12 @@ impl Draft {
             Err(problem) => return Ok(Err(problem)),
         };
         let mut builder = metadata.clone().into_builder(Some(base.location.clone()));
-        let mut schema_id = metadata.current_schema_id();
+        let mut current = Arc::clone(metadata.current_schema());
         if schema.as_struct() != metadata.current_schema().as_struct() {
             builder = builder.add_current_schema(schema).map_err(failed())?;
             // Only built metadata say which id it was given.
-            schema_id = builder.clone().build().map_err(failed())?.metadata.current_schema_id();
+            let made = builder.clone().build().map_err(failed())?.metadata;
+            current = Arc::clone(made.current_schema());
         }
         Ok(Ok(Draft {
             builder,
@@ -93,7 +96,7 @@ impl Draft {
             sequence_number: metadata.next_sequence_number(),
             // Clocks of several writers differ; a table's time does not go back.
             timestamp_ms: now.max(metadata.last_updated_ms() + 1),
-            schema_id,
+            schema: current,
         }))
     }
 
@@ -111,7 +114,7 @@ impl Draft {
             .with_timestamp_ms(self.timestamp_ms)
             .with_manifest_list(manifest_list)
             .with_summary(Summary { operation, additional_properties: summary })
-            .with_schema_id(self.schema_id)
+            .with_schema_id(self.schema.schema_id())
             .build()
     }
 
