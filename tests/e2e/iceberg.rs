@@ -1,8 +1,12 @@
 //! Iceberg tables: one suite over every catalog with every store, read back by
 //! engines that are not ours.
 
+mod bad_input;
 mod clear;
+mod commits;
+mod edges;
 mod foreign;
+mod full_refresh;
 mod proof;
 mod pruning;
 mod replace;
@@ -116,4 +120,29 @@ fn refused(pair: Pair) -> Result<()> {
     let namespace = tests::iceberg::warehouse::namespace_of(&lake.project, "public");
     assert_eq!(lake.warehouse.tables(&namespace)?.unwrap_or_default(), Vec::<String>::new());
     Ok(())
+}
+
+/// SQLite and a directory: what needs no server.
+const LOCAL: Pair = Pair::new(Catalog::Sqlite, Store::Local);
+
+/// A database made by `sql`, and a project that writes its tables into a
+/// warehouse of its own.
+fn lake(label: &str, sql: &str) -> Result<(Warehouse, Project)> {
+    let Lake { project, warehouse } = Lake::new(LOCAL, label, sql)?;
+    Ok((warehouse, project))
+}
+
+/// The project with a warehouse as its destination, discovered.
+fn into_lake(project: Project) -> Result<(Warehouse, Project)> {
+    let warehouse = Warehouse::start(LOCAL)?;
+    project.write("destination.json", &warehouse.destination())?;
+    project.discover()?;
+    Ok((warehouse, project))
+}
+
+/// The arguments of `clear-destination` of everything in the project.
+fn clear() -> [&'static str; 7] {
+    let mut arguments = Project::SYNC;
+    arguments[0] = "clear-destination";
+    arguments
 }
