@@ -108,8 +108,6 @@ fn no_row_at_the_edge_of_a_bound_is_lost() -> Result<()> {
 
 /// What not every engine has a word for.
 fn nan_and_time(table: &Table) -> Result<()> {
-    // DuckDB orders NaN above all numbers, as PostgreSQL does.
-    assert_eq!(table.count(Engine::DuckDb, "d > 1e300")?, 2, "Infinity and NaN");
     assert_eq!(table.count(Engine::PyIceberg, "d is nan")?, 1);
     assert_eq!(table.count(Engine::DuckDb, "isnan(d)")?, 1);
     assert_eq!(table.count(Engine::ClickHouse, "isNaN(d)")?, 1);
