@@ -29,10 +29,10 @@ Tidewater: PostgreSQL tables into Parquet files.
   ./build.sh help                                this text
 
 Programs are built with cargo when their sources have changed. demo, test and
-bench install what they need besides and say so: a C compiler, PostgreSQL, and
-Python with DuckDB, pyarrow and pandas, under $TIDEWATER_PARTS (as root
-/var/cache/tidewater, else ~/.cache/tidewater). test also brings the readers and
-servers of Iceberg: 1.6 GB.
+bench install what they need besides and say so: a C compiler, PostgreSQL, an
+SSH server for the tests, and Python with DuckDB, pyarrow and pandas, under
+$TIDEWATER_PARTS (as root /var/cache/tidewater, else ~/.cache/tidewater). test
+also brings the readers and servers of Iceberg: 1.6 GB.
 USAGE
 }
 
@@ -103,7 +103,8 @@ demo() {
   "$root/tests/parts/postgres.sh" one
   "$root/tests/parts/venv.sh"
   build all
-  exec "$target/release/demo" "$@"
+  # As cargo would: it runs the project's own commands.
+  CARGO_MANIFEST_DIR=$root/tests exec "$target/release/demo" "$@"
 }
 
 bench() {
@@ -121,6 +122,7 @@ run_tests() {
   "$root/tests/parts/venv.sh"
   "$root/tests/parts/iceberg.sh"
   "$root/tests/parts/openssl.sh"
+  "$root/tests/parts/openssh.sh"
   in_project build --release --workspace --bins
   in_project test --release --workspace --lib --test '*' --no-run
   say "built after $SECONDS s; running the tests"

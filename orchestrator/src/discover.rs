@@ -102,7 +102,8 @@ fn fresh(relations: Vec<Relation>, source: &SourceFile, flags: &Flags) -> (Catal
         }
         let selection = Selection {
             stream_name: relation.name.clone(),
-            normalization: Some(false),
+            // Absent, so that the destination's default applies.
+            normalization: None,
             ..Selection::default()
         };
         catalog.selected_streams.entry(relation.namespace.clone()).or_default().push(selection);
@@ -233,8 +234,8 @@ mod tests {
             serde_json::to_value(&catalog).unwrap(),
             json!({
                 "selected_streams": {"public": [
-                    {"partition_regex": "", "stream_name": "t", "normalization": false},
-                    {"partition_regex": "", "stream_name": "v", "normalization": false},
+                    {"partition_regex": "", "stream_name": "t"},
+                    {"partition_regex": "", "stream_name": "v"},
                 ]},
                 "streams": [
                     expected("t", json!(["full_refresh", "incremental", "cdc", "strict_cdc"]), "cdc"),

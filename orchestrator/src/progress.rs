@@ -22,6 +22,8 @@ use bars::Bars;
 use plain::Plain;
 use table::Table;
 
+use crate::output;
+
 /// The display of one sync; clones show the same.
 #[derive(Clone)]
 pub struct Progress(Arc<Mutex<Inner>>);
@@ -64,10 +66,10 @@ impl Progress {
         let mut inner = self.inner();
         inner.counters.reading += 1;
         if inner.tables[table].chunk_begins(chunk) {
+            inner.show(table);
             let Inner { tables, view, .. } = &mut *inner;
-            match view {
-                View::Bars(bars) => bars.add(table, &tables[table]),
-                View::Plain(plain) => plain.line(&tables[table].announcement()),
+            if let View::Plain(plain) = view {
+                plain.line(&tables[table].announcement());
             }
         }
     }
@@ -104,18 +106,14 @@ impl Progress {
         let (rows, bytes) = inner.tables[table].restart();
         inner.counters.rows = inner.counters.rows.saturating_sub(rows);
         inner.counters.bytes = inner.counters.bytes.saturating_sub(bytes);
-        if let View::Bars(bars) = &mut inner.view {
-            bars.remove(table);
-        }
+        inner.hide(table);
     }
 
     /// A table is committed (or was before): `line` says so.
     pub fn table_done(&self, table: usize, line: &str) {
         let mut inner = self.inner();
         inner.tables[table].done = true;
-        if let View::Bars(bars) = &mut inner.view {
-            bars.remove(table);
-        }
+        inner.hide(table);
         inner.line(line);
     }
 
@@ -127,17 +125,20 @@ impl Progress {
     /// To be called about once a second: refreshes what only time changes.
     pub fn tick(&self) {
         let mut inner = self.inner();
+        inner.draw();
         let total = inner.total();
-        match &mut inner.view {
-            View::Bars(bars) => bars.total(&total),
-            View::Plain(plain) => plain.total(&total),
+        if let View::Plain(plain) = &mut inner.view {
+            plain.total(&total);
         }
     }
 
-    /// Takes the bars away; lines stay.
+    /// Takes the bars away; lines stay, and where there were bars the one over
+    /// everything.
     pub fn finish(&self) {
-        if let View::Bars(bars) = &mut self.inner().view {
+        let inner = self.inner();
+        if let View::Bars(bars) = &inner.view {
             bars.clear();
+            output::human(inner.total());
         }
     }
 
@@ -164,9 +165,27 @@ impl Inner {
         }
     }
 
+    /// Shows how far a table is.
     fn show(&mut self, table: usize) {
         if let View::Bars(bars) = &mut self.view {
             bars.show(table, &self.tables[table]);
+        }
+        self.draw();
+    }
+
+    /// A table is no longer being read.
+    fn hide(&mut self, table: usize) {
+        if let View::Bars(bars) = &mut self.view {
+            bars.remove(table);
+        }
+        self.draw();
+    }
+
+    fn draw(&mut self) {
+        let total = self.total();
+        if let View::Bars(bars) = &mut self.view {
+            bars.total(total);
+            bars.draw();
         }
     }
 
@@ -180,7 +199,8 @@ impl Inner {
             human::count(self.counters.rows),
             human::rate(self.counters.bytes, seconds)
         );
-        if let Some(left) = table::remaining(table::overall(&self.tables), seconds) {
+        let left = table::remaining(table::overall(&self.tables), seconds);
+        if let Some(left) = left.filter(|_| done < self.tables.len()) {
             line.push_str(&format!(", about {} left", human::seconds(left)));
         }
         line

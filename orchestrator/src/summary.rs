@@ -167,7 +167,11 @@ impl Summary {
 
     /// Prints both forms.
     pub fn print(&self) -> Result<(), Fault> {
-        output::human(self.table());
+        let below = self.below();
+        output::human(self.table(below));
+        if !below.is_empty() {
+            output::human(format_args!("Where: below {below}"));
+        }
         for warning in self.outcomes.iter().flat_map(Outcome::warnings) {
             output::human(warning);
         }
@@ -178,7 +182,22 @@ impl Summary {
         output::machine(&self.json())
     }
 
-    fn table(&self) -> Table {
+    /// The directory that all tables lie below, with its slash; may be empty.
+    /// Said once, it leaves the table narrow enough for a terminal.
+    fn below(&self) -> &str {
+        let mut locations = self.outcomes.iter().map(|outcome| outcome.location.as_str());
+        let Some(first) = locations.next() else { return "" };
+        let directory = |text: &str| text.rfind('/').map_or(0, |slash| slash + 1);
+        let shared = locations.fold(directory(first), |shared, other| {
+            let pairs = first[..shared].char_indices().zip(other.chars());
+            let same = pairs.take_while(|((_, ours), theirs)| ours == theirs);
+            // The slash itself counts only where both have it.
+            same.filter(|((_, ours), _)| *ours == '/').last().map_or(0, |((at, _), _)| at + 1)
+        });
+        &first[..shared]
+    }
+
+    fn table(&self, below: &str) -> Table {
         let mut table = Table::new();
         table
             .load_style(UTF8_FULL_CONDENSED.with_rounded_corners())
@@ -202,7 +221,7 @@ impl Summary {
                 number(human::bytes(outcome.bytes)),
                 number(speed),
                 number(human::count(outcome.files)),
-                Cell::new(&outcome.location),
+                Cell::new(outcome.location.strip_prefix(below).unwrap_or(&outcome.location)),
             ]);
         }
         table
@@ -293,7 +312,9 @@ mod tests {
             outcomes: vec![outcome("public.trips", 1_000_000), partly],
             seconds: 4.0,
         };
-        let table = summary.table().to_string();
+        assert_eq!(summary.below(), "/data/postgres_shop_public/");
+        let table = summary.table(summary.below()).to_string();
+        assert!(table.contains("┆ trips ") && !table.contains("/data"), "{table}");
         assert!(table.contains("public.trips") && table.contains("1,000,000"), "{table}");
         assert!(table.contains("500,000") && table.contains("before"), "{table}");
         assert_eq!(summary.total(), "2 streams, 1,000,010 rows, 90.20 MB in 4.0 s: 250,002 rows/s");
@@ -301,6 +322,23 @@ mod tests {
         assert_eq!(json["type"], "SYNC_SUMMARY");
         assert_eq!(json["streams"][1]["how"], "committed_before");
         assert_eq!(json["files"], 6);
+    }
+
+    #[test]
+    fn tables_lie_below_the_deepest_directory_that_they_share() {
+        let below = |locations: &[&str]| {
+            let outcomes = locations
+                .iter()
+                .map(|location| Outcome { location: (*location).into(), ..outcome("public.t", 1) });
+            let summary =
+                Summary { run_id: "r".into(), outcomes: outcomes.collect(), seconds: 1.0 };
+            summary.below().to_owned()
+        };
+        assert_eq!(below(&["/lake/a/orders", "/lake/a/order_items"]), "/lake/a/");
+        assert_eq!(below(&["/lake/a/t", "/lake/ab/t"]), "/lake/");
+        assert_eq!(below(&["/läke/ä", "/läke/ö", "/lä"]), "/");
+        assert_eq!(below(&["a.t", "b.t"]), "");
+        assert_eq!(below(&[]), "");
     }
 
     #[test]

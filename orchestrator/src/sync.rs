@@ -18,6 +18,7 @@
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
+use std::path::Path;
 
 use proto::Fault;
 use proto::dial::Connection;
@@ -56,6 +57,9 @@ pub use stop::Stop;
 use resume::Action;
 use retry::Retry;
 use settings::Settings;
+
+/// Streams that a message names before it only counts the rest.
+const MODES_NAMED: usize = 10;
 
 /// What every step of a sync uses.
 pub struct Context<'a> {
@@ -163,11 +167,11 @@ pub async fn run(flags: &Flags, shutdown: CancellationToken) -> Result<(), Fault
 impl Inputs {
     /// Reads and validates everything before anything runs.
     fn read(flags: &Flags) -> Result<Self, Fault> {
-        let (config, catalog) = (flags.require_config()?, flags.require_catalog()?);
+        let (config, catalog_path) = (flags.require_config()?, flags.require_catalog()?);
         let destination = flags.require_destination()?;
         let source = source::load(config, flags.key());
         let destination = destination::load(destination, flags.key());
-        let catalog = Catalog::load(catalog, flags.key());
+        let catalog = Catalog::load(catalog_path, flags.key());
         let (mut source, destination, catalog) = match (source, destination, catalog) {
             (Ok(source), Ok(destination), Ok(catalog)) => (source, destination, catalog),
             (source, destination, catalog) => {
@@ -176,7 +180,7 @@ impl Inputs {
             }
         };
         let streams = catalog.selected(&source, &destination, flags)?;
-        demand_full_refresh(&streams)?;
+        demand_full_refresh(&streams, source.default_mode, config, catalog_path)?;
         for stream in streams.iter().filter(|stream| stream.append_mode) {
             output::human(format_args!(
                 "warning: {}: append_mode is ignored: a full_refresh replaces the table's content",
@@ -191,23 +195,46 @@ impl Inputs {
     }
 }
 
-fn demand_full_refresh(streams: &[SelectedStream]) -> Result<(), Fault> {
-    let others: Vec<_> = streams
-        .iter()
-        .filter(|stream| stream.sync_mode != SyncMode::FullRefresh)
-        .map(|stream| format!("{} ({})", stream.id(), stream.sync_mode))
-        .collect();
+/// Refuses other modes, with every way out.
+fn demand_full_refresh(
+    streams: &[SelectedStream],
+    default_mode: SyncMode,
+    source: &Path,
+    catalog: &Path,
+) -> Result<(), Fault> {
+    let other = |mode: SyncMode| mode != SyncMode::FullRefresh;
+    let others: Vec<_> = streams.iter().filter(|stream| other(stream.sync_mode)).collect();
     if others.is_empty() {
         return Ok(());
     }
+    let named = others.iter().take(MODES_NAMED);
+    let mut names: Vec<_> =
+        named.map(|stream| format!("{} ({})", stream.id(), stream.sync_mode)).collect();
+    if others.len() > MODES_NAMED {
+        names.push(format!("{} more", others.len() - MODES_NAMED));
+    }
     let message = format!(
-        "this version syncs full_refresh only; another sync_mode is set for {}",
-        others.join(", ")
+        "this version runs the sync_mode full_refresh only, and {} of {} selected streams have \
+         another: {}",
+        others.len(),
+        streams.len(),
+        names.join(", ")
     );
-    Err(Fault::new(ErrorCode::InvalidConfig, message).remedy(
-        "set \"sync_mode\": \"full_refresh\" for them in streams.json, or take them out of \
-         selected_streams",
-    ))
+    let mut remedy = format!(
+        "in {}, set \"sync_mode\": \"full_refresh\" for each, or take them out of \
+         selected_streams; for all streams at once: sed -i \
+         's/\"sync_mode\": *\"[a-z_]*\"/\"sync_mode\": \"full_refresh\"/' {}",
+        catalog.display(),
+        stop::quoted(&catalog.display().to_string()),
+    );
+    if other(default_mode) {
+        remedy.push_str(&format!(
+            "\n  → in {}, set \"default_mode\": \"full_refresh\" as well: because of \
+             \"{default_mode}\" there, discover writes that mode",
+            source.display()
+        ));
+    }
+    Err(Fault::new(ErrorCode::InvalidConfig, message).remedy(remedy))
 }
 
 /// A running sync.

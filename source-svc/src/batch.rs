@@ -56,9 +56,10 @@ impl Batcher {
         &self.decoder
     }
 
-    /// Takes bytes as they come. Afterwards, [`Self::next_batch`] until it has none.
-    pub fn push(&mut self, bytes: &[u8]) {
-        self.decoder.push(bytes);
+    /// Takes bytes as they come and gives back memory that is of no more use.
+    /// Afterwards, [`Self::next_batch`] until it has none.
+    pub fn push(&mut self, bytes: Vec<u8>) -> Result<Vec<u8>, DecodeError> {
+        self.decoder.push(bytes)
     }
 
     /// The next batch that is full; `None`: more bytes are needed.

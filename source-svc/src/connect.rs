@@ -20,9 +20,10 @@ use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::config::Config;
-use crate::dial::{Stream, dial, is_socket, unreachable_server};
+use crate::dial::{Stream, dial, is_socket, no_answer, unreachable_server};
 use crate::error::{SourceError, chain};
 use crate::params::TargetSession;
+use crate::tap::{Tap, Tapped, TappedTls};
 use crate::tls;
 
 /// All attempts to connect together, so that a failure is known soon.
@@ -58,6 +59,7 @@ pub struct Session {
     version: u32,
     /// The database does not know what its bytes mean (SQL_ASCII).
     raw_text: bool,
+    tap: Tap,
     config: Config,
     /// See [`SESSIONS`].
     alive: TaskTrackerToken,
@@ -77,7 +79,7 @@ impl Session {
             let error = match timeout(budget, attempt(config, application_name)).await {
                 Ok(Ok(session)) => return Ok(session),
                 Ok(Err(error)) => error,
-                Err(_) => unreachable_server(config, format!("no answer within {budget:.0?}")),
+                Err(_) => no_answer(config, budget),
             };
             let pause = backoff.mul_f64(rand::random_range(0.75..1.25));
             if !error.is_transient() || retries == 0 || Instant::now() + pause >= deadline {
@@ -93,6 +95,11 @@ impl Session {
     /// As `server_version_num`: 150019 for 15.19.
     pub fn server_version_num(&self) -> u32 {
         self.version
+    }
+
+    /// Where the data of a COPY can be had.
+    pub fn tap(&self) -> &Tap {
+        &self.tap
     }
 
     /// Whether the connection has ended.
@@ -173,12 +180,14 @@ impl Drop for AbortOnDrop {
 async fn attempt(config: &Config, application_name: &str) -> Result<Session, SourceError> {
     let stream = dial(config).await?;
     let postgres = startup(config, application_name);
+    let tap = Tap::default();
+    // On the stream that the server's messages come from.
     let session = match connector(config).await? {
-        None => login(config, &postgres, stream, NoTls).await?,
+        None => login(config, &postgres, Tapped::new(stream, tap.clone()), NoTls, tap).await?,
         Some(mut tls) => {
             let tls = MakeTlsConnect::<Stream>::make_tls_connect(&mut tls, &config.host)
                 .unwrap_or_else(|never| match never {});
-            login(config, &postgres, stream, tls).await?
+            login(config, &postgres, stream, TappedTls::new(tls, tap.clone()), tap).await?
         }
     };
     // The setting exists from 17 on, and an unknown one is refused.
@@ -197,14 +206,16 @@ async fn attempt(config: &Config, application_name: &str) -> Result<Session, Sou
 }
 
 /// TLS, startup packet and password; then the connection runs by itself.
-async fn login<T>(
+async fn login<S, T>(
     config: &Config,
     postgres: &tokio_postgres::Config,
-    stream: Stream,
+    stream: S,
     tls: T,
+    tap: Tap,
 ) -> Result<Session, SourceError>
 where
-    T: TlsConnect<Stream>,
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    T: TlsConnect<S>,
     T::Stream: Send + 'static,
 {
     let (client, connection) =
@@ -222,6 +233,7 @@ where
         ended,
         version,
         raw_text,
+        tap,
         config: config.clone(),
         alive: SESSIONS.token(),
     })

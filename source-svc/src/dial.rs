@@ -3,6 +3,7 @@
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, BufReader, ReadBuf};
@@ -101,6 +102,24 @@ pub fn unreachable_server(config: &Config, what: String) -> SourceError {
         what,
         remedy: "check `host` and `port`, that the server runs and listens there, and that no \
                  firewall is in between"
+            .to_owned(),
+        transient: true,
+    }
+}
+
+/// Neither the server nor what leads to it said anything in time.
+pub fn no_answer(config: &Config, waited: Duration) -> SourceError {
+    let Some(tunnel) = &config.ssh else {
+        return unreachable_server(config, format!("no answer within {waited:.0?}"));
+    };
+    SourceError::Connect {
+        target: config.target(),
+        what: format!(
+            "no answer within {waited:.0?} through the SSH server at {}:{}",
+            tunnel.host, tunnel.port
+        ),
+        remedy: "check host and port in ssh_config and that an SSH server answers there; then \
+                 `host` and `port` as seen from it"
             .to_owned(),
         transient: true,
     }

@@ -5,12 +5,13 @@
 //! - [`service`]: the gRPC calls
 //! - [`config`], [`params`]: how to reach a server, validated
 //! - [`connect`], [`dial`], [`tls`], [`ssh`], [`known_hosts`]: a session on it
+//! - [`tap`]: COPY's data, led around the session's client
 //! - [`check`], [`discover`]: what the role may read there
 //! - [`types`], [`relation`], [`sql`]: what a relation is, and what its columns become
 //! - [`load`]: one snapshot of many relations, in chunks, each read by one COPY
 //! - [`decode`]: COPY's binary form → Arrow columns
 //! - [`batch`]: columns → record batches
-//! - [`ipc`]: record batches → Arrow IPC messages
+//! - [`ipc`]: record batches → Flight messages of Arrow IPC
 //! - [`send`]: messages → Flight DoPut
 //! - [`error`]: what can go wrong, and how it leaves the service
 
@@ -23,6 +24,7 @@ pub mod connect;
 pub mod dial;
 pub mod known_hosts;
 pub mod ssh;
+pub mod tap;
 pub mod tls;
 
 pub mod check;

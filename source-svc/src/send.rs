@@ -16,7 +16,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use arrow::ipc::writer::IpcWriteOptions;
-use arrow_flight::flight_service_client::FlightServiceClient;
 use arrow_flight::{FlightData, FlightDescriptor, SchemaAsIpc};
 use bytes::Bytes;
 use prost::Message;
@@ -25,11 +24,16 @@ use proto::v1::{EndOfStream, ErrorCode};
 use proto::{Fault, Token, limits};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::Request;
+use tonic::client::Grpc;
+use tonic::codegen::http::uri::PathAndQuery;
 
 use crate::error::SourceError;
-use crate::ipc::Encoder;
+use crate::ipc::{BatchMessage, Outgoing, PutCodec};
 
-/// Encoded batches between reading and the network.
+/// Flight's call, as its protobuf names it.
+const DO_PUT: &str = "/arrow.flight.protocol.FlightService/DoPut";
+/// Batches between reading and the network.
 const OUTBOX_MESSAGES: usize = 2;
 /// Idle connections kept for one writer.
 const MAX_IDLE: usize = 64;
@@ -116,8 +120,7 @@ pub enum SendError {
 
 /// The sending end.
 pub struct Outbox {
-    messages: mpsc::Sender<FlightData>,
-    encoder: Encoder,
+    messages: mpsc::Sender<Outgoing>,
     limit: usize,
     rows: u64,
     batches: u64,
@@ -136,22 +139,27 @@ pub async fn start(
     let mut first: FlightData = SchemaAsIpc::new(&schema, &options).into();
     first.flight_descriptor = Some(FlightDescriptor::new_cmd(stage));
     messages
-        .send(first)
+        .send(Outgoing::Other(first))
         .await
         .map_err(|_| SourceError::Internal("the upload ended before it began".to_owned()))?;
-    let outbox = Outbox { messages, encoder: Encoder::default(), limit, rows: 0, batches: 0 };
+    let outbox = Outbox { messages, limit, rows: 0, batches: 0 };
     Ok(Upload { outbox, staged: put(writer, received, limit) })
 }
 
 async fn put(
     writer: Writer,
-    messages: mpsc::Receiver<FlightData>,
+    messages: mpsc::Receiver<Outgoing>,
     limit: usize,
 ) -> Result<Bytes, Fault> {
-    let mut client = FlightServiceClient::new(writer.connection.clone())
+    let mut client = Grpc::new(writer.connection.clone())
         .max_encoding_message_size(limit)
         .max_decoding_message_size(limits::CONTROL_MESSAGE_BYTES);
-    let mut answers = client.do_put(ReceiverStream::new(messages)).await?.into_inner();
+    client.ready().await.map_err(|error| {
+        Fault::new(ErrorCode::Unavailable, format!("the writer is not there any more: {error}"))
+    })?;
+    let messages = Request::new(ReceiverStream::new(messages));
+    let path = PathAndQuery::from_static(DO_PUT);
+    let mut answers = client.streaming(messages, path, PutCodec).await?.into_inner();
     let mut staged = None;
     while let Some(answer) = answers.message().await? {
         staged = Some(answer.app_metadata);
@@ -166,15 +174,13 @@ async fn put(
 impl Outbox {
     /// Encodes and sends a batch; waits while two messages are unsent.
     pub async fn send(&mut self, batch: &RecordBatch) -> Result<(), SendError> {
-        let message = self
-            .encoder
-            .encode(batch)
+        let message = BatchMessage::new(batch)
             .map_err(|what| SendError::Encode(format!("encoding a batch for Flight: {what}")))?;
-        let bytes = message.data_body.len() + message.data_header.len();
+        let bytes = message.encoded_len();
         if bytes >= self.limit {
             return Err(SendError::TooLarge { bytes, limit: self.limit });
         }
-        self.messages.send(message).await.map_err(|_| SendError::WriterGone)?;
+        self.messages.send(Outgoing::Batch(message)).await.map_err(|_| SendError::WriterGone)?;
         self.rows += batch.num_rows() as u64;
         self.batches += 1;
         Ok(())
@@ -184,6 +190,6 @@ impl Outbox {
     pub async fn end(self) -> Result<(), SendError> {
         let end = EndOfStream { rows: self.rows, batches: self.batches, complete: true };
         let last = FlightData { app_metadata: end.encode_to_vec().into(), ..Default::default() };
-        self.messages.send(last).await.map_err(|_| SendError::WriterGone)
+        self.messages.send(Outgoing::Other(last)).await.map_err(|_| SendError::WriterGone)
     }
 }

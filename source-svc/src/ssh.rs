@@ -20,8 +20,9 @@ use crate::config::SshTunnel;
 use crate::error::SourceError;
 use crate::known_hosts::{KnownHosts, Verdict};
 
-/// A silent tunnel is asked after this time, and given up after three.
-const KEEPALIVE: Duration = Duration::from_secs(20);
+/// A silent SSH server is asked after this time whether it lives, and again
+/// three times; then the tunnel ends.
+const KEEPALIVE: Duration = Duration::from_secs(5);
 
 /// A stream to the server inside an SSH connection; dropping it ends both.
 pub struct Tunnel {
@@ -110,6 +111,7 @@ fn accepted(
 /// Decrypting a key takes a while by design, so it leaves the async threads.
 async fn read_key(config: &SshTunnel) -> Result<PrivateKey, SourceError> {
     let (pem, passphrase) = (config.private_key.clone(), config.passphrase.clone());
+    let locked = !passphrase.is_empty();
     let decoded = tokio::task::spawn_blocking(move || {
         let passphrase = Some(passphrase.reveal()).filter(|text| !text.is_empty());
         russh::keys::decode_secret_key(pem.reveal(), passphrase)
@@ -117,13 +119,14 @@ async fn read_key(config: &SshTunnel) -> Result<PrivateKey, SourceError> {
     let failure = match decoded.await {
         Ok(Ok(key)) => return Ok(key),
         Ok(Err(russh::keys::Error::KeyIsEncrypted)) => "is encrypted and there is no passphrase",
+        Ok(Err(_)) if locked => "cannot be read, or ssh_config.passphrase does not open it",
         Ok(Err(_)) => "cannot be read",
         Err(_) => {
             return Err(SourceError::Internal("reading the SSH key was cut short".to_owned()));
         }
     };
     Err(SourceError::Config(vec![format!(
-        "ssh_config.private_key: {failure}; give an OpenSSH or PEM key, with ssh_config.passphrase \
+        "ssh_config.private_key: {failure}; give an OpenSSH or PEM key, and ssh_config.passphrase \
          if it has one"
     )]))
 }

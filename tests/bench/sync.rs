@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
-use serde_json::{Value, json};
+use serde_json::json;
 use tempfile::TempDir;
 use tests::postgres::{PASSWORD, USER};
 
@@ -50,7 +50,6 @@ impl Sync {
             "discover failed: {}",
             String::from_utf8_lossy(&output.stderr)
         );
-        sync.select()?;
         Ok(sync)
     }
 
@@ -84,22 +83,6 @@ impl Sync {
             Command::new(tests::parts::python()?).args(["-c", code]).arg(self.lake()).output()?;
         let text = String::from_utf8_lossy(&output.stdout);
         text.trim().parse().with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())
-    }
-
-    /// Typed columns, as the comparison is about.
-    fn select(&self) -> Result<()> {
-        let path = self.path("streams.json");
-        let mut catalog: Value = serde_json::from_slice(
-            &std::fs::read(&path).context("discover wrote no streams.json")?,
-        )?;
-        for stream in catalog["selected_streams"]["public"]
-            .as_array_mut()
-            .context("discover selected no stream of the schema public")?
-        {
-            stream["normalization"] = json!(true);
-        }
-        std::fs::write(&path, catalog.to_string())?;
-        Ok(())
     }
 
     fn command(&self, name: &str) -> Command {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! throwaway PostgreSQL ← shop.sql
-//!   → driver-postgres discover → streams.json (selected, normalized)
+//!   → driver-postgres discover → streams.json (all selected)
 //!   → driver-postgres sync     → Parquet files
 //!   → the same questions to PostgreSQL and to DuckDB, answers compared
 //! ```
@@ -111,8 +111,7 @@ fn write_configs(directory: &Path, server: &Server) -> Result<Files> {
     Ok(files)
 }
 
-/// What a user does in an editor: typed columns for every stream, and a
-/// directory per month for one of them.
+/// What a user does in an editor: a directory per month for one stream.
 fn select(streams: &str) -> Result<()> {
     let mut catalog: Value = serde_json::from_str(
         &std::fs::read_to_string(streams).context("discover wrote no streams.json")?,
@@ -121,7 +120,6 @@ fn select(streams: &str) -> Result<()> {
         .as_array_mut()
         .context("discover selected no stream of the schema public")?;
     for stream in selected {
-        stream["normalization"] = json!(true);
         if stream["stream_name"] == "visits" {
             stream["partition_regex"] =
                 json!("/month={visited_at,unknown,YYYY}-{visited_at,unknown,MM}");
@@ -143,7 +141,7 @@ fn show_excerpt(streams: &str) -> Result<()> {
         },
         "streams": [one(&catalog["streams"], |item| &item["stream"]["name"])],
     });
-    println!("\nAll are selected, now with \"normalization\" on. Of streams.json, {SHOWN}:\n");
+    println!("\nAll are selected. Of streams.json, {SHOWN}:\n");
     for line in compact(&serde_json::to_string_pretty(&excerpt)?).lines() {
         println!("  {line}");
     }
@@ -178,7 +176,7 @@ fn driver_postgres(arguments: &[&str], stdout: Stdio) -> Result<bool> {
     let status = Command::new("./build.sh")
         .arg("driver-postgres")
         .args(arguments)
-        .current_dir(project_root())
+        .current_dir(project_root()?)
         .stdout(stdout)
         .status()
         .context("starting ./build.sh")?;
@@ -189,8 +187,9 @@ fn shown(arguments: &[&str]) -> String {
     format!("./build.sh driver-postgres {}", arguments.join(" ")).replace(" --", " \\\n    --")
 }
 
-fn project_root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package lies in the project").into()
+fn project_root() -> Result<PathBuf> {
+    let package = tests::parts::package();
+    Ok(package.parent().context("the package lies in the project")?.to_owned())
 }
 
 fn headline(text: &str) {

@@ -15,7 +15,7 @@ fn small(label: &str) -> Result<Project> {
 }
 
 /// `check` with these arguments; its one line of JSON.
-fn check(project: &Project, arguments: &[&str]) -> Result<Value> {
+pub fn check(project: &Project, arguments: &[&str]) -> Result<Value> {
     let outcome = project.run(&[&["check"], arguments].concat())?;
     let line = outcome.stdout.lines().last().context("check prints a line")?;
     let said: Value = serde_json::from_str(line)?;

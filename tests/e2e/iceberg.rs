@@ -1,41 +1,142 @@
-//! Iceberg tables: every catalog with every store, read by engines that are
-//! not ours.
+//! Iceberg tables: one suite over every catalog with every store, read back by
+//! engines that are not ours.
 
 mod bad_input;
+mod bounds;
+mod check;
+mod clear;
 mod commits;
-mod full_refresh;
+mod foreign;
+mod forms;
 mod proof;
 mod pruning;
+mod replace;
+mod shop;
+mod types;
 
 use anyhow::Result;
 use tests::iceberg::pair::{Catalog, Pair, Store};
+use tests::iceberg::table::Table;
+use tests::iceberg::verify;
 use tests::iceberg::warehouse::Warehouse;
 use tests::postgres::Database;
 use tests::run::Project;
 
-/// SQLite and a directory: what needs no server.
-const LOCAL: Pair = Pair::new(Catalog::Sqlite, Store::Local);
+/// Every subject with one pair, a module of tests for each pair. A pair that
+/// this version does not write (`no`) must be refused: what begins to write it
+/// says `yes`.
+macro_rules! suite {
+    ($($name:ident: $catalog:ident, $store:ident, $written:ident;)*) => {$(
+        mod $name {
+            use super::*;
 
-/// A database made by `sql`, and a project that writes its tables into a
-/// warehouse of its own.
-fn lake(label: &str, sql: &str) -> Result<(Warehouse, Project)> {
-    let database = Database::new(label)?;
-    database.psql(sql)?;
-    let project = Project::new(&database)?;
-    into_lake(project)
+            const PAIR: Pair = Pair::new(Catalog::$catalog, Store::$store);
+
+            suite!(@$written);
+        }
+    )*};
+    (@yes) => {
+        suite! { @test
+            shop::a_full_refresh_of_the_shop_equals_postgresql,
+            types::every_type_arrives_as_postgresql_prints_it,
+            replace::a_second_sync_replaces_everything_in_one_commit,
+            replace::readers_see_the_old_content_or_the_new,
+            foreign::what_another_writer_appended_is_read_then_replaced,
+            foreign::a_table_that_another_writer_rewrote_is_replaced,
+            clear::clear_destination_removes_the_selected_tables_with_their_files,
+            pruning::engines_that_prune_lose_no_row,
+            bounds::no_row_at_the_edge_of_a_bound_is_lost,
+            commits::every_commit_tells_what_it_removed_once_and_what_there_is,
+            commits::an_empty_table_is_a_table_and_a_full_one_can_become_empty,
+            commits::a_sync_killed_between_staging_and_commit_changes_nothing,
+            forms::without_normalization_a_row_is_json_beside_its_identifier,
+            forms::keys_are_identifier_fields_where_they_may_be_and_are_wanted,
+            forms::columns_are_added_by_name_and_dropped_ones_become_null,
+            bad_input::a_column_of_another_type_is_refused_and_the_table_unchanged,
+            bad_input::a_table_of_others_is_not_touched,
+            bad_input::a_partition_that_cannot_be_written_is_refused,
+            check::check_tries_catalog_and_warehouse_and_leaves_nothing,
+        }
+    };
+    (@no) => {
+        suite! { @test refused }
+    };
+    (@test $($($path:ident)::+),* $(,)?) => {
+        $(suite! { @one [$($path)::+] $($path)::+ })*
+    };
+    (@one [$function:path] $module:ident::$test:ident) => {
+        #[test]
+        fn $test() -> Result<()> {
+            $function(PAIR)
+        }
+    };
+    (@one [$function:path] $test:ident) => {
+        #[test]
+        fn $test() -> Result<()> {
+            super::$test(PAIR)
+        }
+    };
 }
 
-/// The project with a warehouse as its destination, discovered.
-fn into_lake(project: Project) -> Result<(Warehouse, Project)> {
-    let warehouse = Warehouse::start(LOCAL)?;
-    project.write("destination.json", &warehouse.destination())?;
-    project.discover()?;
-    Ok((warehouse, project))
+suite! {
+    sqlite_on_files: Sqlite, Local, yes;
+    sqlite_on_s3: Sqlite, S3, no;
+    postgres_on_files: Postgres, Local, no;
+    postgres_on_s3: Postgres, S3, no;
+    rest_on_s3: Rest, S3, no;
+    glue_on_files: Glue, Local, no;
+    glue_on_s3: Glue, S3, no;
 }
 
-/// The arguments of `clear-destination` of everything in the project.
-fn clear() -> [&'static str; 7] {
+/// A user's directory whose destination is a warehouse.
+struct Lake {
+    project: Project,
+    warehouse: Warehouse,
+}
+
+impl Lake {
+    /// With a new database made by `sql` and discovered.
+    fn new(pair: Pair, label: &str, sql: &str) -> Result<Lake> {
+        let database = Database::new(label)?;
+        database.psql(sql)?;
+        Lake::on(pair, &database)
+    }
+
+    /// With a database that is there.
+    fn on(pair: Pair, database: &Database) -> Result<Lake> {
+        let project = Project::new(database)?;
+        let warehouse = Warehouse::start(pair)?;
+        project.write("destination.json", &warehouse.destination())?;
+        project.discover()?;
+        Ok(Lake { project, warehouse })
+    }
+
+    /// The table of `public.<name>`.
+    fn table(&self, name: &str) -> Table {
+        self.warehouse.table_of(&self.project, "public", name)
+    }
+
+    /// The tables of these streams equal their relations, whoever reads.
+    fn equals_source(&self, streams: &[&str]) -> Result<()> {
+        verify::equals_source(&self.warehouse, &self.project, streams)
+    }
+}
+
+/// The arguments of `clear-destination` of all that is selected.
+fn clear_destination() -> [&'static str; 7] {
     let mut arguments = Project::SYNC;
     arguments[0] = "clear-destination";
     arguments
+}
+
+/// What this version cannot write fails, with its remedy, before anything is
+/// made.
+fn refused(pair: Pair) -> Result<()> {
+    let lake = Lake::new(pair, "refused", "CREATE TABLE t (id int PRIMARY KEY)")?;
+    lake.project.select(&["public.t"], crate::plain())?;
+    let said = lake.project.run(&Project::SYNC)?.failed()?;
+    assert!(said.contains("Iceberg") && said.contains("destination.json"), "{said}");
+    let namespace = tests::iceberg::warehouse::namespace_of(&lake.project, "public");
+    assert_eq!(lake.warehouse.tables(&namespace)?.unwrap_or_default(), Vec::<String>::new());
+    Ok(())
 }

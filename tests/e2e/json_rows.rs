@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail};
-use serde_json::json;
+use serde_json::{Value, json};
 use tests::compare::Cell;
 use tests::postgres::Database;
 use tests::random_schema::identifier;
 use tests::reader::{Engine, read};
 use tests::run::Project;
 use tests::truth::{self, Column};
+use tests::verify;
 
 use crate::{fixture, project};
 
@@ -150,6 +151,32 @@ fn without_normalization_data_is_row_to_json() -> Result<()> {
 }
 
 #[test]
+fn the_destination_says_for_streams_that_do_not_say_themselves() -> Result<()> {
+    let project = project(
+        "default",
+        "CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (1, 'x'), (2, NULL);",
+    )?;
+    let default = |on: bool| {
+        project.edit("destination.json", |file| file["writer"]["normalization"] = json!(on))
+    };
+    // As discover wrote it.
+    default(true)?;
+    project.sync()?;
+    verify::equals_source(&project, &["public.t"])?;
+    default(false)?;
+    project.sync()?;
+    rows_equal(&project, "public.t", "public", "t")?;
+    // A stream's own setting wins, and a new discover keeps it.
+    let own = |catalog: &mut Value| {
+        catalog["selected_streams"]["public"][0]["normalization"] = json!(true);
+    };
+    project.edit("streams.json", own)?;
+    project.discover()?;
+    project.sync()?;
+    verify::equals_source(&project, &["public.t"])
+}
+
+#[test]
 fn rows_carry_their_identity() -> Result<()> {
     let project = project(
         "identity",
@@ -197,5 +224,5 @@ fn a_composite_key_that_would_be_ambiguous_is_refused_without_normalization() ->
     assert!(message.contains("pairs") && message.contains('|'), "{message}");
     project.select(&["public.pairs"], json!({"normalization": true}))?;
     project.sync()?;
-    tests::verify::equals_source(&project, &["public.pairs"])
+    verify::equals_source(&project, &["public.pairs"])
 }

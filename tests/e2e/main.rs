@@ -19,7 +19,9 @@ mod rolling;
 mod sessions;
 mod shop;
 mod split_column;
+mod ssh;
 mod state;
+mod terminal;
 mod types;
 
 use std::path::PathBuf;
@@ -44,7 +46,7 @@ fn project(label: &str, sql: &str) -> Result<Project> {
     Ok(project)
 }
 
-/// Normalization on, nothing else.
+/// Nothing beyond the defaults: normalization is on, as the destination says.
 fn plain() -> Value {
     json!({})
 }

@@ -51,8 +51,7 @@ fn select(project: &Project, schema: &RandomSchema) -> Result<()> {
         .tables
         .iter()
         .map(|table| {
-            let mut entry =
-                json!({"stream_name": table.name, "partition_regex": "", "normalization": true});
+            let mut entry = json!({"stream_name": table.name, "partition_regex": ""});
             if let Some(column) = &table.split_column {
                 entry["split_column"] = json!(column);
             }

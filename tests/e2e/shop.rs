@@ -8,7 +8,7 @@ use tests::{verify, watch};
 
 use crate::{fixture, plain};
 
-const STREAMS: [&str; 7] = [
+pub const STREAMS: [&str; 7] = [
     "public.customers",
     "public.order_items",
     "public.orders",

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail};
 use serde_json::json;
+use tests::builds::enough;
 use tests::postgres::{Build, Database, Server};
 use tests::run::Project;
 use tests::{truth, verify};
 
 use crate::{fixture, plain, project};
 
-const STREAMS: [&str; 12] = [
+pub const STREAMS: [&str; 12] = [
     "public.types",
     "public.unrepresentable",
     "public.big_values",
@@ -28,10 +29,24 @@ const STREAMS: [&str; 12] = [
 
 #[test]
 fn every_type_arrives_as_postgresql_prints_it_on_every_postgresql() -> Result<()> {
-    for build in Build::all()? {
+    for build in Build::several()? {
         type_table(&build).with_context(|| format!("on PostgreSQL {}", build.version))?;
     }
     Ok(())
+}
+
+#[test]
+fn one_postgresql_is_not_enough_to_say_that_of_every_postgresql() {
+    let refusal = |majors: &[u32]| format!("{:#}", enough(majors).unwrap_err());
+    let message = refusal(&[15]);
+    for part in ["[15]", "PostgreSQL 14 and PostgreSQL 18 are missing", "./build.sh test"] {
+        assert!(message.contains(part), "{part:?} is not in {message}");
+    }
+    let message = refusal(&[18]);
+    for part in ["PostgreSQL 14 is missing", "TIDEWATER_TEST_PG"] {
+        assert!(message.contains(part), "{part:?} is not in {message}");
+    }
+    assert!(enough(&[15, 18]).is_ok());
 }
 
 fn type_table(build: &Build) -> Result<()> {

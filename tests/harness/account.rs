@@ -1,4 +1,4 @@
-//! The account PostgreSQL runs under: it refuses to run as root.
+//! The account servers run under: PostgreSQL refuses to run as root.
 
 use std::os::unix::fs::chown;
 use std::path::Path;
@@ -31,6 +31,13 @@ impl Account {
             }
         }
         bail!("we are root and there is neither an account postgres nor nobody to run PostgreSQL")
+    }
+
+    /// Its user and group id.
+    pub fn ids(&self) -> (u32, u32) {
+        let ourselves =
+            || (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        self.switch_to.unwrap_or_else(ourselves)
     }
 
     /// A command that runs `program` under this account.

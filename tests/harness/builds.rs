@@ -7,6 +7,9 @@ use anyhow::{Context, Result, bail};
 
 use crate::parts;
 
+/// The oldest and the newest major that `./build.sh test` installs.
+const INSTALLED: [u32; 2] = [14, 18];
+
 /// One installed PostgreSQL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Build {
@@ -51,6 +54,16 @@ impl Build {
         Ok(found)
     }
 
+    /// Every build found, of two majors at least: for what must hold on more
+    /// than one. Only `TIDEWATER_TEST_PG` says that one is enough.
+    pub fn several() -> Result<Vec<Build>> {
+        let found = Build::all()?;
+        if std::env::var_os("TIDEWATER_TEST_PG").is_none() {
+            enough(&found.iter().map(|build| build.major).collect::<Vec<_>>())?;
+        }
+        Ok(found)
+    }
+
     /// The newest build: what most tests run on.
     pub fn newest() -> Result<Build> {
         Ok(Build::all()?.pop().expect("all() is never empty"))
@@ -88,6 +101,24 @@ impl Build {
     pub fn program(&self, name: &str) -> PathBuf {
         self.bin.join(name)
     }
+}
+
+/// Refuses fewer than two majors: says which is missing and how to get it.
+pub fn enough(majors: &[u32]) -> Result<()> {
+    if majors.len() >= 2 {
+        return Ok(());
+    }
+    let missing = INSTALLED.iter().filter(|major| !majors.contains(major));
+    let missing: Vec<String> = missing.map(|major| format!("PostgreSQL {major}")).collect();
+    bail!(
+        "this runs on two PostgreSQL majors at least, and found {majors:?}: {} missing; install \
+         them with ./build.sh test (the package index must be reachable), or say with \
+         TIDEWATER_TEST_PG=<major> that one is enough",
+        match missing.as_slice() {
+            [one] => format!("{one} is"),
+            several => format!("{} are", several.join(" and ")),
+        }
+    )
 }
 
 /// (bin, lib) of everything that looks like a build.

@@ -8,7 +8,9 @@
 //! - [`account`]: the account PostgreSQL runs under when we are root
 //! - [`certificates`]: a certificate authority made for one server
 //! - [`postgres`]: a throwaway server, its databases and `psql`
+//! - [`sshd`]: a throwaway SSH server with an account and names of its own
 //! - [`run`]: the `orchestrator` program with its three config files
+//! - [`terminal`]: a terminal, and what a command leaves on it
 //! - [`services`]: `source-svc` and `writer-svc` on their own
 //! - [`gate`]: tables whose reading waits, to hold a sync at a known moment
 //! - [`moment`]: moments of a sync, observed from outside
@@ -38,7 +40,9 @@ pub mod random_schema;
 pub mod reader;
 pub mod run;
 pub mod services;
+pub mod sshd;
 pub mod supervised;
+pub mod terminal;
 pub mod truth;
 pub mod verify;
 pub mod watch;

@@ -44,9 +44,9 @@ fn installed(path: &str, what: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// This package's directory. cargo says it to a running test, which counts: a
-/// target directory that two checkouts share may hold a program built in the
-/// other one.
+/// This package's directory. cargo says it to a running test, and build.sh to
+/// the demo, which counts: a target directory that two checkouts share may hold
+/// a program built in the other one.
 pub fn package() -> PathBuf {
     std::env::var_os("CARGO_MANIFEST_DIR")
         .map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from)

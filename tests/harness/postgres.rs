@@ -1,8 +1,8 @@
 //! A throwaway PostgreSQL server, its databases and `psql`.
 //!
 //! The server listens on 127.0.0.1 (password, SCRAM) and on a Unix socket in
-//! its own directory (trusted; what `psql` here uses). However we end, it stops
-//! and its directory is removed.
+//! its own directory (trusted; what `psql` here uses). However we end, it ends
+//! too, and its directory goes ([`crate::supervised`]).
 //!
 //! Most tests share one server ([`Server::shared`]) and have a database each
 //! ([`Database::new`]).
@@ -20,6 +20,7 @@ use tempfile::TempDir;
 
 use crate::account::Account;
 use crate::certificates::Certificates;
+use crate::sshd;
 use crate::supervised::{Plan, Supervised, free_ports};
 
 pub use crate::builds::Build;
@@ -37,7 +38,8 @@ pub struct Options {
     /// Settings beyond the usual (`wal_level=logical`, `fsync=off`, …), which
     /// they override.
     pub settings: Vec<(String, String)>,
-    /// Offer TLS with a certificate made for `localhost` and 127.0.0.1.
+    /// Offer TLS with a certificate made for `localhost`, 127.0.0.1 and
+    /// [`sshd::INSIDE`].
     pub tls: bool,
     /// Lines of pg_hba.conf that go before the usual ones.
     pub hba: Vec<String>,
@@ -339,7 +341,8 @@ fn initdb(build: &Build, account: &Account, directory: &Path) -> Result<()> {
 fn server_certificates(account: &Account, directory: &Path) -> Result<Certificates> {
     let dir = directory.join("tls");
     std::fs::create_dir_all(&dir)?;
-    let made = Certificates::make(&dir, &["DNS:localhost", "IP:127.0.0.1"], USER)?;
+    let inside = format!("DNS:{}", sshd::INSIDE);
+    let made = Certificates::make(&dir, &["DNS:localhost", "IP:127.0.0.1", &inside], USER)?;
     account.own(&dir)?;
     // The server refuses a key that others may read.
     account.own(&made.server_key)?;

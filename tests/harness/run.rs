@@ -4,7 +4,7 @@
 //! ```text
 //! let project = Project::new(&database)?;      // source.json, destination.json
 //! project.discover()?;                         // streams.json
-//! project.select(&["public.a"], json!({"normalization": true}))?;
+//! project.select(&["public.a"], json!({}))?;     // these streams, with settings
 //! project.sync()?;                             // fails the test unless it succeeds
 //! project.start(&["sync", …])?.kill()?;        // or by hand
 //! ```
@@ -132,8 +132,7 @@ impl Project {
             if !known {
                 bail!("discover did not list {stream}; it listed {:?}", stream_ids(&catalog));
             }
-            let mut entry =
-                json!({"stream_name": name, "partition_regex": "", "normalization": true});
+            let mut entry = json!({"stream_name": name, "partition_regex": ""});
             merge(&mut entry, &with);
             let list = selected.entry(namespace).or_insert_with(|| json!([]));
             list.as_array_mut().context("a list")?.push(entry);
@@ -191,10 +190,16 @@ impl Project {
         arguments: &[S],
         environment: &[(&str, &str)],
     ) -> Result<Running> {
-        let mut command = Command::new(program("orchestrator")?);
-        command.args(arguments).current_dir(self.path());
-        command.env_remove("TIDEWATER_TOKEN").envs(environment.iter().copied());
+        let mut command = self.command(arguments)?;
+        command.envs(environment.iter().copied());
         Running::spawn(command)
+    }
+
+    /// A command in this directory, not started.
+    pub fn command<S: AsRef<std::ffi::OsStr>>(&self, arguments: &[S]) -> Result<Command> {
+        let mut command = Command::new(program("orchestrator")?);
+        command.args(arguments).current_dir(self.path()).env_remove("TIDEWATER_TOKEN");
+        Ok(command)
     }
 }
 

@@ -37,10 +37,9 @@ pub struct Supervised {
 /// How a server is run and ended.
 #[derive(Debug)]
 pub struct Plan<'a> {
-    /// `/bin/sh` under the account and in the environment that the server is to
-    /// have.
+    /// `/bin/sh` under the account that the server is to have.
     pub shell: Command,
-    /// The server with its arguments.
+    /// The server with its arguments and what it adds to the environment.
     pub server: Command,
     /// What ends it: "INT", "QUIT", "KILL".
     pub signal: &'a str,
@@ -57,11 +56,19 @@ impl Supervised {
         let log = std::fs::File::create(log)?;
         shell.args(["-c", SHELL, "supervisor", signal]).args(leaves).arg("--");
         shell.arg(server.get_program()).args(server.get_args());
+        shell.envs(server.get_envs().filter_map(|(name, value)| Some((name, value?))));
         shell.current_dir("/").stdin(Stdio::piped()).stdout(log.try_clone()?).stderr(log);
         let shell = shell
             .spawn()
             .with_context(|| format!("starting {}", server.get_program().to_string_lossy()))?;
         Ok(Supervised { shell })
+    }
+}
+
+impl Supervised {
+    /// The shell's process id; the server is its child.
+    pub fn pid(&self) -> u32 {
+        self.shell.id()
     }
 }
 

@@ -32,21 +32,29 @@ lock() {
   fi
 }
 
+# as_root <command…>: as root or by sudo; false when neither is possible.
+as_root() {
+  if [[ $(id -u) -eq 0 ]]; then
+    "$@"
+  else
+    command -v sudo >/dev/null && sudo "$@"
+  fi
+}
+
+# apt_update: brings apt's lists up to date, quietly.
+apt_update() { command -v apt-get >/dev/null && as_root apt-get update -qq >/dev/null 2>&1; }
+
 # apt_install <package…>: as root or by sudo; false when neither is possible.
 apt_install() {
   command -v apt-get >/dev/null || return 1
-  local as_root=()
-  if [[ $(id -u) -ne 0 ]]; then
-    command -v sudo >/dev/null || return 1
-    as_root=(sudo)
-  fi
+  [[ $(id -u) -eq 0 ]] || command -v sudo >/dev/null || return 1
   say "installing $* (apt)"
   # apt's own chatter only when it fails.
   local log
   log=$(mktemp)
   if {
-    "${as_root[@]}" apt-get update -qq || true
-    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+    as_root apt-get update -qq || true
+    as_root env DEBIAN_FRONTEND=noninteractive \
       apt-get install -y -qq --no-install-recommends -o DPkg::Lock::Timeout=300 "$@"
   } >"$log" 2>&1; then
     rm -f "$log"

@@ -67,9 +67,8 @@ install_wheel() {
 # Debian's server, without letting it make or start a cluster.
 install_debian() {
   apt_install postgresql-common || return 1
-  local conf=/etc/postgresql-common/createcluster.conf sudo=()
-  [[ $(id -u) -eq 0 ]] || sudo=(sudo)
-  "${sudo[@]}" sed -i -E 's/^#? *create_main_cluster *=.*/create_main_cluster = false/' "$conf"
+  local conf=/etc/postgresql-common/createcluster.conf
+  as_root sed -i -E 's/^#? *create_main_cluster *=.*/create_main_cluster = false/' "$conf"
   apt_install postgresql-15
 }
 
@@ -98,5 +97,5 @@ if [[ $got -ne 0 ]] && ! any_installed; then
   install_debian ||
     die "could not install a PostgreSQL server: run 'apt-get install postgresql' as root, then try again"
 elif [[ $got -ne 0 ]]; then
-  say "going on with the PostgreSQL that is here; fewer majors are tested"
+  say "going on with the PostgreSQL that is here; tests that need two majors fail when there is one"
 fi

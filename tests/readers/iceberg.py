@@ -1,34 +1,38 @@
 """Iceberg tables by engines that are not ours: reads, describes, writes.
 
-    iceberg.py COMMAND < request
+    iceberg.py < requests > answers
 
-The request is one JSON object: `catalog`, PyIceberg's properties of the
-catalog; mostly `table`, "namespace.name"; and what the command says. Cells are
-those of reader.py, both ways.
+A request is one line, a JSON object: `command`; `catalog`, PyIceberg's
+properties of the catalog, and its `name`; mostly `table`, "namespace.name"; and
+what the command says. An answer is lines, then `end`, or `failed` and the
+reason as a JSON string. Cells are those of reader.py, both ways. Requests share
+nothing but the time it takes to start.
 
-    read      engine, tables    each table as reader.py prints it
-    count     engine, conditions for each, the rows for which it holds
-    plan      condition         the data files PyIceberg would open for it
-    describe                    all of the table's metadata, as JSON
-    tables    namespace         the names of its tables; null: no such namespace
+    read      engine, tables      each table as reader.py prints it
+    count     engine, conditions  for each condition, the rows that fulfil it
+    plan      conditions          for each, the data files PyIceberg would open
+    describe                      all of the table's metadata, as JSON
+    tables    namespace           the names of its tables; null: no such namespace
     create    columns, partition, properties   a table; columns are [name, type]
-    append    columns, rows     as a foreign writer
-    rewrite                     the table's own rows in new files, as compaction does
-    drop                        the table with its files
+    append    columns, rows       as a foreign writer
+    rewrite                       its own rows in new files, as compaction does
+    drop                          the table with its files
 """
 
 import json
 import sys
+import traceback
 
 import iceberg_engines
 import reader
 from iceberg_values import arrow_column, parsed, printed
-from pyarrow import field as pyarrow_field, parquet, schema as pyarrow_schema, table as arrow_table
+from pyarrow import field as arrow_field, parquet, schema as arrow_schema, table as arrow_table
 from pyiceberg import types
 from pyiceberg.catalog import load_catalog
 from pyiceberg.conversions import from_bytes
-from pyiceberg.exceptions import NoSuchNamespaceError, NoSuchTableError
+from pyiceberg.exceptions import NoSuchNamespaceError
 from pyiceberg.expressions import AlwaysTrue
+from pyiceberg.manifest import clear_manifest_cache
 from pyiceberg.partitioning import PartitionField, PartitionSpec
 from pyiceberg.schema import Schema
 from pyiceberg.transforms import parse_transform
@@ -74,16 +78,14 @@ def footers(table, files):
 
 def count(catalog, request):
     table = catalog.load_table(request["table"])
-    counted = (
-        iceberg_engines.count(request["engine"], table, request["catalog"], condition)
-        for condition in request["conditions"]
-    )
-    print_json(list(counted))
+    count_of = iceberg_engines.counting(request["engine"], table, request["catalog"])
+    print_json([count_of(condition) for condition in request["conditions"]])
 
 
 def plan(catalog, request):
-    scan = catalog.load_table(request["table"]).scan(row_filter=request["condition"])
-    print_json(sorted(task.file.file_path for task in scan.plan_files()))
+    table = catalog.load_table(request["table"])
+    scans = [table.scan(row_filter=condition) for condition in request["conditions"]]
+    print_json([sorted(task.file.file_path for task in scan.plan_files()) for scan in scans])
 
 
 # --- describing ---------------------------------------------------------------
@@ -111,7 +113,7 @@ def describe(catalog, request):
             "format_version": metadata.format_version,
             "properties": table.properties,
             "schema": [field_json(field) for field in schema.fields],
-            "identifier_fields": [schema.find_column_name(at) for at in schema.identifier_field_ids],
+            "identifier_fields": [schema.find_column_name(at) for at in sorted(schema.identifier_field_ids)],
             "partition": [partition_json(field, schema) for field in table.spec().fields],
             "snapshots": [snapshot_json(one) for one in metadata.snapshots],
             "current_snapshot_id": metadata.current_snapshot_id,
@@ -250,11 +252,10 @@ def append(catalog, request):
     columns = [arrow_column(list(given.pop(field.name, nulls)), field.field_type) for field in fields]
     if given:
         raise RuntimeError(f"the table has no column {', '.join(given)}")
-    named = [
-        pyarrow_field(field.name, column.type, nullable=not field.required)
-        for field, column in zip(fields, columns)
+    arrow = [
+        arrow_field(field.name, column.type, nullable=not field.required) for field, column in zip(fields, columns)
     ]
-    table.append(arrow_table(columns, schema=pyarrow_schema(named)))
+    table.append(arrow_table(columns, schema=arrow_schema(arrow)))
 
 
 def rewrite(catalog, request):
@@ -263,18 +264,29 @@ def rewrite(catalog, request):
 
 
 def drop(catalog, request):
-    try:
-        catalog.purge_table(request["table"])
-    except NoSuchTableError as error:
-        raise SystemExit(f"no such table: {error}") from None
+    catalog.purge_table(request["table"])
 
 
 COMMANDS = {
     command.__name__: command for command in (read, count, plan, describe, tables, create, append, rewrite, drop)
 }
 
+
+def serve(requests):
+    for line in requests:
+        request = json.loads(line)
+        # A file that was made anew under its old name is read anew.
+        clear_manifest_cache()
+        try:
+            with load_catalog(request["name"], **request["catalog"]) as catalog:
+                COMMANDS[request["command"]](catalog, request)
+        except Exception:
+            print("failed", json.dumps(traceback.format_exc()), flush=True)
+        else:
+            print("end", flush=True)
+
+
 if __name__ == "__main__":
     sys.stdout.reconfigure(encoding="utf-8")
-    request = json.load(sys.stdin)
-    catalog = load_catalog(request["name"], **request["catalog"])
-    COMMANDS[sys.argv[1]](catalog, request)
+    sys.stdin.reconfigure(encoding="utf-8")
+    serve(sys.stdin)

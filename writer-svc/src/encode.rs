@@ -5,6 +5,7 @@
 //! changes; a row group is written out when it holds `row_group_bytes`, which
 //! bounds the memory.
 
+use std::io::{BufWriter, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -21,6 +22,9 @@ use crate::encoding;
 use crate::error::WriterError;
 use crate::stage::{Sink, Stage};
 
+/// Bytes written to a file at once. With parquet's own 8 KiB, most writes began
+/// within a page, which the file system then filled with zeros first.
+const WRITE_BYTES: usize = 1 << 20;
 /// A batch is cut so that one slice adds no more than this part of a file.
 const SLICES_PER_FILE: usize = 4;
 
@@ -37,7 +41,7 @@ pub struct Encoder {
 struct Open {
     partition: String,
     location: PathBuf,
-    writer: ArrowWriter<Box<dyn Sink>>,
+    writer: ArrowWriter<BufWriter<Box<dyn Sink>>>,
 }
 
 impl Encoder {
@@ -118,6 +122,7 @@ impl Encoder {
         let sink = self.stage.open(partition)?;
         let location = sink.location().to_owned();
         let schema = Arc::clone(&self.schema);
+        let sink = BufWriter::with_capacity(WRITE_BYTES, sink);
         let options = ArrowWriterOptions::new()
             .with_parquet_schema(file_schema(&schema).map_err(WriterError::parquet(&location))?)
             .with_properties(self.properties.clone().unwrap_or_default());
@@ -130,7 +135,9 @@ impl Encoder {
     fn close(&mut self) -> Result<(), WriterError> {
         let Some(Open { location, mut writer, .. }) = self.open.take() else { return Ok(()) };
         let footer = writer.finish().map_err(WriterError::parquet(&location))?;
-        self.stage.close(writer.inner_mut().as_mut(), &footer)
+        let buffered = writer.inner_mut();
+        buffered.flush().map_err(WriterError::io("writing", &location))?;
+        self.stage.close(buffered.get_mut().as_mut(), &footer)
     }
 }
 

@@ -10,12 +10,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayData, ArrayRef, AsArray, RecordBatch};
-use arrow::datatypes::DataType;
+use arrow::datatypes::{DataType, Field};
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::file::properties::{
     EnabledStatistics, WriterProperties, WriterPropertiesBuilder, WriterVersion,
 };
 use parquet::schema::types::ColumnPath;
+
+use crate::naming;
 
 /// Values of a column to look at.
 const SAMPLE: usize = 4096;
@@ -39,6 +41,10 @@ const PAGE_BYTES: usize = 1 << 20;
 const COMPRESSION_LEVEL: i32 = 1;
 /// Bytes kept of a text's minimum and maximum.
 const STATISTICS_BYTES: usize = 64;
+
+/// Columns whose least and greatest text help no reader, and cost two
+/// comparisons for each row.
+const UNBOUNDED: [&str; 3] = [naming::OLAKE_ID, naming::OP_TYPE, naming::CDC_LSN];
 
 /// How a column's values are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,9 +86,18 @@ pub fn properties(sample: &RecordBatch, row_group_bytes: usize) -> WriterPropert
         .set_max_row_group_bytes(Some(row_group_bytes));
     let schema = sample.schema();
     for (field, column) in schema.fields().iter().zip(sample.columns()) {
+        if UNBOUNDED.contains(&field.name().as_str()) || is_uuid(field) {
+            let path = ColumnPath::from(field.name().as_str());
+            builder = builder.set_column_statistics_enabled(path, EnabledStatistics::None);
+        }
         builder = set_column(builder, vec![field.name().clone()], column);
     }
     builder.build()
+}
+
+/// Engines do not agree on the order of UUIDs, so none can use their bounds.
+fn is_uuid(field: &Field) -> bool {
+    field.extension_type_name() == Some("arrow.uuid")
 }
 
 fn set_column(

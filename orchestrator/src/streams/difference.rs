@@ -52,11 +52,12 @@ fn chosen(catalog: &Catalog) -> Chosen<'_> {
 }
 
 /// Absent and empty are the same choice, and so are the two names of the
-/// split column, which only decides how the table is read.
+/// split column, which only decides how the table is read. Without
+/// `normalization` the destination decides: that is a choice of its own.
 fn selection_differs(old: &Selection, new: &Selection) -> bool {
     let filter = |selection: &Selection| selection.filter.clone().unwrap_or_default();
     old.partition_regex != new.partition_regex
-        || old.normalization.unwrap_or(false) != new.normalization.unwrap_or(false)
+        || old.normalization != new.normalization
         || old.append_mode.unwrap_or(false) != new.append_mode.unwrap_or(false)
         || filter(old) != filter(new)
         || old.filter_config != new.filter_config

@@ -71,7 +71,8 @@ fn command_line(args: impl Iterator<Item = String>) -> String {
     words.join(" ")
 }
 
-fn quoted(arg: &str) -> String {
+/// One word of a shell.
+pub fn quoted(arg: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,@%+".contains(c);
     match !arg.is_empty() && arg.chars().all(plain) {
         true => arg.to_owned(),

@@ -47,9 +47,11 @@ fuzz_target!(|input: &[u8]| {
     let policy = if cut % 2 == 0 { OnUnrepresentable::Null } else { OnUnrepresentable::Fail };
     let decoder = Decoder::new(columns.collect(), policy, 1 << 16);
     let mut batcher = Batcher::new(decoder, Bounds { rows: 3, bytes: 100 });
-    batcher.push(HEADER);
-    for piece in data.chunks(usize::from(*cut).max(1)) {
-        batcher.push(piece);
+    let pieces = std::iter::once(HEADER).chain(data.chunks(usize::from(*cut).max(1)));
+    for piece in pieces {
+        if batcher.push(piece.to_vec()).is_err() {
+            return;
+        }
         loop {
             match batcher.next_batch() {
                 Ok(Some(_)) => {}

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow::array::{
     Array, ArrayRef, BinaryBuilder, BooleanBuilder, Decimal128Builder, FixedSizeBinaryBuilder,
     Float32Builder, Float64Builder, Int32Builder, Int64Builder, ListArray, NullArray,
-    NullBufferBuilder, PrimitiveBuilder, StringBuilder,
+    NullBufferBuilder, PrimitiveBuilder,
 };
 use arrow::buffer::{OffsetBuffer, ScalarBuffer};
 use arrow::datatypes::{
@@ -16,6 +16,7 @@ use arrow::datatypes::{
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 
 use super::frame::{Cell, Cells};
+use super::text::TextBuilder;
 use super::{CellError, OnUnrepresentable, array, numeric};
 use crate::types::Wire;
 
@@ -24,6 +25,8 @@ const EPOCH_DAYS: i32 = 10_957;
 /// Microseconds between the same.
 const EPOCH_MICROS: i64 = 946_684_800_000_000;
 const DAY_MICROS: i64 = 86_400_000_000;
+/// Values of a type of fixed size that are appended at once.
+const RUN: usize = 64;
 /// Room of a first batch; a later one has that of the batch before.
 const START: usize = 64;
 
@@ -42,8 +45,8 @@ pub(super) enum Builder {
     Timestamp(PrimitiveBuilder<TimestampMicrosecondType>),
     Uuid(FixedSizeBinaryBuilder),
     Bytea(BinaryBuilder),
-    Text(StringBuilder),
-    Jsonb(StringBuilder),
+    Text(TextBuilder),
+    Jsonb(TextBuilder),
     List(ListBuilder),
 }
 
@@ -77,8 +80,8 @@ impl Builder {
             Wire::Timestamp | Wire::TimestampTz => Builder::Timestamp(typed(data_type)),
             Wire::Uuid => Builder::Uuid(FixedSizeBinaryBuilder::with_capacity(START, 16)),
             Wire::Bytea => Builder::Bytea(BinaryBuilder::with_capacity(START, START)),
-            Wire::Text | Wire::Json => Builder::Text(StringBuilder::with_capacity(START, START)),
-            Wire::Jsonb => Builder::Jsonb(StringBuilder::with_capacity(START, START)),
+            Wire::Text | Wire::Json => Builder::Text(TextBuilder::with_capacity(START, START)),
+            Wire::Jsonb => Builder::Jsonb(TextBuilder::with_capacity(START, START)),
             Wire::List(item) => {
                 let field = match data_type {
                     DataType::List(field) => field.clone(),
@@ -148,14 +151,8 @@ impl Builder {
                 values.append_option(cell);
                 Ok(())
             }),
-            Builder::Text(values) => each(cells, policy, nulled, |cell| {
-                values.append_option(cell.map(utf8).transpose()?);
-                Ok(())
-            }),
-            Builder::Jsonb(values) => each(cells, policy, nulled, |cell| {
-                values.append_option(cell.map(jsonb).transpose()?);
-                Ok(())
-            }),
+            Builder::Text(texts) => texts.append(cells, Ok),
+            Builder::Jsonb(texts) => texts.append(cells, jsonb),
             Builder::List(list) => list.append(cells, policy, nulled),
         }
     }
@@ -188,12 +185,7 @@ impl Builder {
                 *values = BinaryBuilder::with_capacity(room(array.len()), room_bytes(bytes));
                 Arc::new(array)
             }
-            Builder::Text(values) | Builder::Jsonb(values) => {
-                let array = values.finish();
-                let bytes = array.values().len();
-                *values = StringBuilder::with_capacity(room(array.len()), room_bytes(bytes));
-                Arc::new(array)
-            }
+            Builder::Text(texts) | Builder::Jsonb(texts) => texts.finish(),
             Builder::List(list) => list.finish(),
         }
     }
@@ -285,6 +277,7 @@ fn each<'a>(
     Ok(())
 }
 
+/// Appends values a block at a time; nulls, which are rarer, one by one.
 #[inline]
 fn primitive<'a, T: ArrowPrimitiveType>(
     values: &mut PrimitiveBuilder<T>,
@@ -293,13 +286,28 @@ fn primitive<'a, T: ArrowPrimitiveType>(
     nulled: &mut u64,
     decode: impl Fn(&'a [u8]) -> Result<T::Native, CellError>,
 ) -> Result<(), (usize, CellError)> {
+    let mut run = [T::Native::default(); RUN];
+    let mut length = 0;
     each(cells, policy, nulled, |cell| {
         match cell {
-            Some(cell) => values.append_value(decode(cell)?),
-            None => values.append_null(),
+            Some(cell) => {
+                run[length] = decode(cell)?;
+                length += 1;
+                if length < RUN {
+                    return Ok(());
+                }
+                values.append_slice(&run);
+            }
+            None => {
+                values.append_slice(&run[..length]);
+                values.append_null();
+            }
         }
+        length = 0;
         Ok(())
-    })
+    })?;
+    values.append_slice(&run[..length]);
+    Ok(())
 }
 
 /// A builder of one of a type's variants (zone, precision and scale).
@@ -315,12 +323,12 @@ fn finish_primitive<T: ArrowPrimitiveType>(values: &mut PrimitiveBuilder<T>) -> 
 }
 
 /// Rows to have room for: a batch of equal bytes may have a few more.
-fn room(rows: usize) -> usize {
+pub(super) fn room(rows: usize) -> usize {
     rows + rows / 16
 }
 
 /// Bytes to have room for. A large row is no measure of the next batch.
-fn room_bytes(bytes: usize) -> usize {
+pub(super) fn room_bytes(bytes: usize) -> usize {
     (bytes + bytes / 16).min(super::KEEP_BYTES)
 }
 
@@ -377,15 +385,9 @@ fn timestamp(cell: &[u8]) -> Result<i64, CellError> {
     }
 }
 
-#[inline]
-fn utf8(cell: &[u8]) -> Result<&str, CellError> {
-    simdutf8::basic::from_utf8(cell)
-        .map_err(|_| CellError::Bad("a text that is not valid UTF-8".to_owned()))
-}
-
-fn jsonb(cell: &[u8]) -> Result<&str, CellError> {
+fn jsonb(cell: &[u8]) -> Result<&[u8], CellError> {
     match cell.split_first() {
-        Some((1, text)) => utf8(text),
+        Some((1, text)) => Ok(text),
         _ => Err(CellError::Bad("a jsonb of unknown version".to_owned())),
     }
 }

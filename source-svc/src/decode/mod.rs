@@ -14,6 +14,7 @@ mod array;
 mod column;
 mod frame;
 mod numeric;
+mod text;
 
 use std::sync::Arc;
 
@@ -28,7 +29,7 @@ use frame::{Cell, Cells, Framed};
 const BLOCK_ROWS: usize = 256;
 /// Bytes of whole rows at which a block is decoded.
 const BLOCK_BYTES: usize = 128 << 10;
-/// A block's memory beyond this is given back after a large row.
+/// A column's memory beyond this is given back after a large row.
 const KEEP_BYTES: usize = 1 << 20;
 /// Characters of a key or a value that a message shows.
 const SHOWN: usize = 100;
@@ -102,8 +103,10 @@ pub struct Decoder {
     builders: Vec<Builder>,
     policy: OnUnrepresentable,
     max_row_bytes: usize,
-    /// Bytes not decoded yet. Those before `framed` are the block's rows.
+    /// Bytes not decoded yet, from `decoded` on. Those before `framed` are the
+    /// block's rows.
     block: Vec<u8>,
+    decoded: usize,
     framed: usize,
     /// Cells of the block's rows, row by row.
     cells: Vec<Cell>,
@@ -131,6 +134,7 @@ impl Decoder {
             // Offsets in a block and in Arrow's strings are of 32 bits.
             max_row_bytes: usize::try_from(max_row_bytes).unwrap_or(usize::MAX).min(1 << 30),
             block: Vec::new(),
+            decoded: 0,
             framed: 0,
             cells: Vec::new(),
             block_rows: 0,
@@ -159,10 +163,20 @@ impl Decoder {
             .map(|(column, count)| (column.field.name().as_str(), *count))
     }
 
-    /// Takes bytes as they come, cut anywhere. The caller takes the rows out
-    /// before it pushes more.
-    pub fn push(&mut self, bytes: &[u8]) {
-        self.block.extend_from_slice(bytes);
+    /// Takes bytes as they come, cut anywhere, and gives back memory that is of
+    /// no more use. The caller takes the rows out before it pushes more.
+    pub fn push(&mut self, mut bytes: Vec<u8>) -> Result<Vec<u8>, DecodeError> {
+        self.decode_block()?;
+        if self.framed == self.block.len() {
+            // No row is cut: the bytes are used where they are.
+            std::mem::swap(&mut self.block, &mut bytes);
+        } else {
+            self.block.drain(..self.framed);
+            self.block.extend_from_slice(&bytes);
+        }
+        self.framed = 0;
+        self.decoded = 0;
+        Ok(bytes)
     }
 
     /// The size of the next row, once all of it has arrived.
@@ -211,7 +225,7 @@ impl Decoder {
         self.framed += length;
         self.block_rows += 1;
         self.rows += 1;
-        if self.block_rows >= BLOCK_ROWS || self.framed >= BLOCK_BYTES {
+        if self.block_rows >= BLOCK_ROWS || self.framed - self.decoded >= BLOCK_BYTES {
             self.decode_block()?;
         }
         Ok(())
@@ -256,16 +270,8 @@ impl Decoder {
         }
         self.built_rows += self.block_rows;
         self.block_rows = 0;
+        self.decoded = self.framed;
         self.cells.clear();
-        if self.framed == self.block.len() {
-            self.block.clear();
-        } else {
-            self.block.drain(..self.framed);
-        }
-        self.framed = 0;
-        if self.block.capacity() > KEEP_BYTES && self.block.len() < BLOCK_BYTES {
-            self.block.shrink_to(BLOCK_BYTES);
-        }
         Ok(())
     }
 

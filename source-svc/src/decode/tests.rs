@@ -52,7 +52,7 @@ fn read(
     let mut batcher = Batcher::new(Decoder::new(columns, policy, LIMIT), bounds);
     let mut batches = Vec::new();
     for piece in bytes.chunks(piece) {
-        batcher.push(piece);
+        batcher.push(piece.to_vec())?;
         while let Some(batch) = batcher.next_batch()? {
             batches.push(batch);
         }

@@ -6,9 +6,9 @@
 //! ```
 //!
 //! The COPY is complete when the server has sent the binary trailer, which it
-//! writes after the last row only, and then CopyDone with nothing between:
-//! only then does the writer get the end-of-stream message. (The command tag's
-//! count is not visible through tokio-postgres; the trailer says the same.)
+//! writes after the last row only, then CopyDone with nothing between, and a
+//! command tag that counts the rows decoded: only then does the writer get the
+//! end-of-stream message.
 //! Whatever fails first ends the other side: the writer's refusal drops the
 //! COPY and with it the session, a failure of the COPY ends the upload without
 //! that message. Dropping the future does both.
@@ -103,20 +103,27 @@ impl ChunkJob<'_> {
         let failed = |source| readers::failed(&format!("reading {label}"), source);
         let decode = |error| decode_error(&label, error);
         let mut report = Report { progress, rows: 0, bytes: 0, last: Instant::now() };
-        {
-            let data = reader.copy_out(&self.statement()).await.map_err(failed)?;
-            let mut data = pin!(data);
-            while let Some(bytes) = data.next().await {
-                let bytes = bytes.map_err(failed)?;
-                batcher.push(&bytes);
-                drop(bytes);
+        let tag = {
+            let mut data = reader.tap().open();
+            let rest = reader.copy_out(&self.statement()).await.map_err(failed)?;
+            while let Some(block) = data.next().await {
+                data.recycle(batcher.push(block).map_err(decode)?);
                 while let Some(batch) = batcher.next_batch().map_err(decode)? {
                     report.add(&batch);
                     self.send(&mut outbox, batch, &label).await?;
                 }
             }
-        }
-        if let Some(batch) = batcher.finish().map_err(decode)? {
+            // No data is left, only how it ended.
+            if let Some(more) = pin!(rest).next().await {
+                more.map_err(failed)?;
+                let what = format!("reading {label}: data of a COPY went the wrong way");
+                return Err(SourceError::Internal(what).into());
+            }
+            data.tag().await
+        };
+        let last = batcher.finish().map_err(decode)?;
+        check_count(batcher.decoder().rows(), tag, &label)?;
+        if let Some(batch) = last {
             report.add(&batch);
             self.send(&mut outbox, batch, &label).await?;
         }
@@ -210,6 +217,21 @@ impl Report<'_> {
     fn rest(&self) -> v1::ReadChunkResponse {
         v1::ReadChunkResponse { rows: self.rows, bytes: self.bytes, ..Default::default() }
     }
+}
+
+/// What was decoded is what the server says it has sent.
+fn check_count(rows: u64, tag: Option<u64>, table: &str) -> Result<(), SourceError> {
+    if tag == Some(rows) {
+        return Ok(());
+    }
+    Err(SourceError::BadData {
+        table: table.to_owned(),
+        key: format!("after {rows} rows"),
+        what: match tag {
+            Some(tag) => format!("the server counted {tag} rows"),
+            None => "the server did not say how many rows it had sent".to_owned(),
+        },
+    })
 }
 
 fn decode_error(table: &str, error: DecodeError) -> SourceError {

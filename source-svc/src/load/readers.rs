@@ -120,9 +120,9 @@ impl Reader {
 }
 
 impl std::ops::Deref for Reader {
-    type Target = tokio_postgres::Client;
+    type Target = Session;
 
-    fn deref(&self) -> &Self::Target {
+    fn deref(&self) -> &Session {
         &self.session
     }
 }

@@ -1,7 +1,11 @@
 //! A streams.json that asks for what cannot be.
 
-use anyhow::Result;
+use std::process::Command;
+
+use anyhow::{Context, Result};
 use serde_json::{Value, json};
+use tests::postgres::Database;
+use tests::run::Project;
 
 use super::{ORDERS, refused, refused_by, synced};
 
@@ -89,6 +93,31 @@ fn a_sync_mode_of_a_later_version_is_refused_and_not_taken_for_another() -> Resu
     refused_by(&project, "streams.json", change, &["public.orders", "filter", "cdc"])?;
     let nothing = |streams: &mut Value| streams["selected_streams"] = json!({});
     refused_by(&project, "streams.json", nothing, &["selected_streams", "at least one"])?;
+    Ok(())
+}
+
+#[test]
+fn a_default_mode_of_a_later_version_is_refused_with_the_command_that_mends_it() -> Result<()> {
+    let tables: String = (10..25).map(|t| format!("CREATE TABLE t{t} (id int);")).collect();
+    let database = Database::new("default_mode")?;
+    database.psql(&tables)?;
+    let project = Project::new(&database)?;
+    project.edit("source.json", |source| source["default_mode"] = json!("cdc"))?;
+    project.discover()?;
+    let named = [
+        "15 of 15 selected streams",
+        "public.t10 (cdc)",
+        "5 more",
+        "in streams.json, set",
+        "in source.json, set \"default_mode\": \"full_refresh\"",
+    ];
+    let error = refused(&project, &named)?;
+    let (_, command) = error.split_once("sed ").context("a command")?;
+    let command = format!("sed {}", command.lines().next().context("a line")?);
+    let mut shell = Command::new("sh");
+    let status = shell.arg("-c").arg(&command).current_dir(project.path()).status()?;
+    assert!(status.success(), "{command}");
+    project.sync()?;
     Ok(())
 }
 

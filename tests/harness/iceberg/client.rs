@@ -1,9 +1,14 @@
 //! PyIceberg as a client of one catalog (`readers/iceberg.py`).
+//!
+//! Python with all it imports takes longer to start than to answer. So a process
+//! that has answered waits for the next request, of whatever client; those that
+//! wait end with us.
 
-use std::io::Write;
-use std::process::{Command, Stdio};
+use std::io::{BufRead, BufReader, Lines, Write};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::{Mutex, MutexGuard};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -29,30 +34,15 @@ impl Client {
 
     /// Runs a command of `iceberg.py`; the catalog is added to the request.
     pub fn call(&self, command: &str, mut request: Value) -> Result<String> {
+        request["command"] = command.into();
         request["name"] = CATALOG_NAME.into();
         request["catalog"] = self.properties.clone();
-        let mut python = Command::new(parts::iceberg_python()?);
-        python.arg("-B").arg(parts::package().join("readers/iceberg.py")).arg(command);
-        // Nothing that lies about on this machine says where to go.
-        let ambient = std::env::vars_os().map(|(name, _)| name);
-        for name in ambient.filter(|name| name.to_string_lossy().starts_with("AWS_")) {
-            python.env_remove(name);
-        }
-        python.env("AWS_EC2_METADATA_DISABLED", "true").env("TZ", "UTC");
-        // ClickHouse opens files below the working directory only.
-        python.current_dir("/");
-        python.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = python.spawn().context("starting Python")?;
-        let mut stdin = child.stdin.take().context("Python without stdin")?;
-        // It reads all of the request before it answers. That it could not is
-        // in its status.
-        let _ = stdin.write_all(request.to_string().as_bytes());
-        drop(stdin);
-        let output = child.wait_with_output()?;
-        if !output.status.success() {
-            bail!("{command}: {}", String::from_utf8_lossy(&output.stderr).trim_end());
-        }
-        String::from_utf8(output.stdout).context("Python printed no UTF-8")
+        let waiting = idle().pop();
+        let mut python = waiting.map_or_else(Python::start, Ok)?;
+        let answer = python.ask(&request).with_context(|| format!("{command}: Python ended"))?;
+        // One that ended in the middle of an answer is not used again.
+        idle().push(python);
+        answer.map_err(|reason| anyhow!("{command}: {}", reason.trim_end()))
     }
 
     /// As [`Client::call`], of a command that answers with JSON.
@@ -71,5 +61,68 @@ pub fn redirected(value: &Value, from: &str, to: &str) -> Value {
             members.iter().map(|(key, item)| (key.clone(), redirected(item, from, to))).collect()
         }
         other => other.clone(),
+    }
+}
+
+/// A process that answers requests.
+#[derive(Debug)]
+struct Python {
+    child: Child,
+    requests: ChildStdin,
+    answers: Lines<BufReader<ChildStdout>>,
+}
+
+/// Those that wait for a request.
+fn idle() -> MutexGuard<'static, Vec<Python>> {
+    static IDLE: Mutex<Vec<Python>> = Mutex::new(Vec::new());
+    // Taking and putting back cannot leave the list half done.
+    IDLE.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+impl Python {
+    fn start() -> Result<Python> {
+        let mut command = Command::new(parts::iceberg_python()?);
+        command.args(["-B", "-W", "ignore"]).arg(parts::package().join("readers/iceberg.py"));
+        // Nothing that lies about on this machine says where to go.
+        let ambient = std::env::vars_os().map(|(name, _)| name);
+        for name in ambient.filter(|name| name.to_string_lossy().starts_with("AWS_")) {
+            command.env_remove(name);
+        }
+        command.env("AWS_EC2_METADATA_DISABLED", "true").env("TZ", "UTC");
+        // ClickHouse opens files below the working directory only.
+        command.current_dir("/").stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().context("starting Python")?;
+        let requests = child.stdin.take().context("Python without stdin")?;
+        let answers = child.stdout.take().context("Python without stdout")?;
+        Ok(Python { child, requests, answers: BufReader::new(answers).lines() })
+    }
+
+    /// The lines of the answer, or why there is none; an error when the process
+    /// has ended.
+    fn ask(&mut self, request: &Value) -> Result<Result<String, String>> {
+        // It reads all of a request before it answers.
+        writeln!(self.requests, "{request}")?;
+        let mut text = String::new();
+        loop {
+            let Some(line) = self.answers.next() else {
+                bail!("{}; what it said is above", self.child.wait()?);
+            };
+            let line = line?;
+            if line == "end" {
+                return Ok(Ok(text));
+            }
+            if let Some(reason) = line.strip_prefix("failed ") {
+                return Ok(Err(serde_json::from_str(reason)?));
+            }
+            text.push_str(&line);
+            text.push('\n');
+        }
+    }
+}
+
+impl Drop for Python {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }

@@ -185,24 +185,23 @@ impl Table {
         tables.pop().context("the reader printed no table")
     }
 
-    /// How many rows an engine finds for a condition. Written so that all
+    /// How many rows an engine finds for each condition. Written so that all
     /// understand it: names that are no keywords, timestamps as
     /// '2024-02-29T12:00:00+00:00'.
-    pub fn count(&self, engine: Engine, condition: &str) -> Result<u64> {
-        let counts = self.counts(engine, &[condition])?;
-        counts.first().copied().context("the reader printed no count")
-    }
-
-    /// As [`Table::count`], for many conditions with one start of the engine.
     pub fn counts(&self, engine: Engine, conditions: &[&str]) -> Result<Vec<u64>> {
         let request =
             json!({"engine": engine.name(), "table": self.name, "conditions": conditions});
         self.client.ask("count", request)
     }
 
-    /// The data files that PyIceberg would open for a condition.
-    pub fn plan(&self, condition: &str) -> Result<Vec<String>> {
-        self.client.ask("plan", json!({"table": self.name, "condition": condition}))
+    /// As [`Table::counts`], for one condition.
+    pub fn count(&self, engine: Engine, condition: &str) -> Result<u64> {
+        self.counts(engine, &[condition])?.pop().context("no count was printed")
+    }
+
+    /// The data files that PyIceberg would open for each condition.
+    pub fn plans(&self, conditions: &[&str]) -> Result<Vec<Vec<String>>> {
+        self.client.ask("plan", json!({"table": self.name, "conditions": conditions}))
     }
 
     /// Creates it, and its namespace: columns are (name, type), the partition

@@ -102,7 +102,10 @@ fn file_type(column: &Column) -> (&'static str, String) {
     match (truth::decimal(column.typmod), logical.as_str()) {
         (Some((precision, _)), decimal) if decimal.starts_with("Decimal") => {
             let physical = match precision {
-                ..=9 => "INT32",
+                // Arrow's writers in Rust make these 64 bits wide, and every
+                // reader takes either.
+                ..=1 => "",
+                2..=9 => "INT32",
                 10..=18 => "INT64",
                 _ => "FIXED_LEN_BYTE_ARRAY",
             };

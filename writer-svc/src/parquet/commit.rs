@@ -37,6 +37,16 @@ const READER_GRACE: Duration = Duration::from_millis(500);
 
 /// Replaces the table's content by the staged chunks.
 pub fn commit(paths: &TablePaths, request: &CommitRequest) -> Result<Committed, WriterError> {
+    replace(paths, request, || std::thread::sleep(READER_GRACE))
+}
+
+/// The same; between the exchange and the removal of the old content, readers
+/// get as long as `grace` takes.
+fn replace(
+    paths: &TablePaths,
+    request: &CommitRequest,
+    grace: impl FnOnce(),
+) -> Result<Committed, WriterError> {
     if request.mode() != Mode::Replace {
         return Err(WriterError::InvalidRequest("a commit needs a known mode".into()));
     }
@@ -70,7 +80,7 @@ pub fn commit(paths: &TablePaths, request: &CommitRequest) -> Result<Committed, 
     let old = publish(paths, &next, before, &request.commit_id)?;
     clean_up(&[load]);
     if replaced {
-        std::thread::sleep(READER_GRACE);
+        grace();
     }
     clean_up(&[old]);
     Ok(committed(paths, record, false))
@@ -221,6 +231,49 @@ mod tests {
         assert!(storage::entries(&paths.staging).unwrap().is_empty());
         let record = prepare(&paths, &Default::default()).unwrap();
         assert_eq!(record, Some(committed.record));
+    }
+
+    /// A directory as a reader holds it while it lists: by its handle, whatever
+    /// its path leads to meanwhile.
+    fn held(dir: &Path) -> (fs::File, PathBuf) {
+        use std::os::fd::AsRawFd;
+        let handle = fs::File::open(dir).unwrap();
+        let path = PathBuf::from(format!("/proc/self/fd/{}", handle.as_raw_fd()));
+        (handle, path)
+    }
+
+    #[test]
+    fn a_reader_that_opened_the_old_directory_finds_its_files_until_the_grace_is_over() {
+        let root = tempfile::tempdir().unwrap();
+        let paths = paths(root.path());
+        first_commit(&paths);
+        let (_handle, opened) = held(&paths.live);
+        let staged = vec![stage(&paths, "load2", 0, &[("", "new", 1)])];
+        let mut during = None;
+        replace(&paths, &request("c2", "load2", staged), || {
+            during = Some((content(&paths.live), content(&opened)));
+        })
+        .unwrap();
+        let (by_path, by_handle) = during.expect("readers get their time");
+        assert_eq!(by_path, ["new"], "who comes now sees the new content");
+        assert_eq!(by_handle, ["old"], "who came before sees the old one");
+        // What the grace is for: later the listing is empty, and no error.
+        assert!(content(&opened).is_empty());
+    }
+
+    #[test]
+    fn only_a_replacement_waits_for_readers() {
+        let root = tempfile::tempdir().unwrap();
+        let paths = paths(root.path());
+        let request_of = |commit_id, load| {
+            request(commit_id, load, vec![stage(&paths, load, 0, &[("", "x", 1)])])
+        };
+        let first = request_of("c1", "load1");
+        replace(&paths, &first, || panic!("there are no readers yet")).unwrap();
+        replace(&paths, &first, || panic!("nothing is replaced")).unwrap();
+        let started = std::time::Instant::now();
+        commit(&paths, &request_of("c2", "load2")).unwrap();
+        assert!(started.elapsed() >= READER_GRACE);
     }
 
     #[test]
