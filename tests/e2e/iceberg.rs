@@ -2,11 +2,12 @@
 //! engines that are not ours.
 
 mod bad_input;
+mod bounds;
+mod check;
 mod clear;
 mod commits;
-mod edges;
 mod foreign;
-mod full_refresh;
+mod forms;
 mod proof;
 mod pruning;
 mod replace;
@@ -44,6 +45,17 @@ macro_rules! suite {
             foreign::a_table_that_another_writer_rewrote_is_replaced,
             clear::clear_destination_removes_the_selected_tables_with_their_files,
             pruning::engines_that_prune_lose_no_row,
+            bounds::no_row_at_the_edge_of_a_bound_is_lost,
+            commits::every_commit_tells_what_it_removed_once_and_what_there_is,
+            commits::an_empty_table_is_a_table_and_a_full_one_can_become_empty,
+            commits::a_sync_killed_between_staging_and_commit_changes_nothing,
+            forms::without_normalization_a_row_is_json_beside_its_identifier,
+            forms::keys_are_identifier_fields_where_they_may_be_and_are_wanted,
+            forms::columns_are_added_by_name_and_dropped_ones_become_null,
+            bad_input::a_column_of_another_type_is_refused_and_the_table_unchanged,
+            bad_input::a_table_of_others_is_not_touched,
+            bad_input::a_partition_that_cannot_be_written_is_refused,
+            check::check_tries_catalog_and_warehouse_and_leaves_nothing,
         }
     };
     (@no) => {
@@ -110,6 +122,13 @@ impl Lake {
     }
 }
 
+/// The arguments of `clear-destination` of all that is selected.
+fn clear_destination() -> [&'static str; 7] {
+    let mut arguments = Project::SYNC;
+    arguments[0] = "clear-destination";
+    arguments
+}
+
 /// What this version cannot write fails, with its remedy, before anything is
 /// made.
 fn refused(pair: Pair) -> Result<()> {
@@ -120,29 +139,4 @@ fn refused(pair: Pair) -> Result<()> {
     let namespace = tests::iceberg::warehouse::namespace_of(&lake.project, "public");
     assert_eq!(lake.warehouse.tables(&namespace)?.unwrap_or_default(), Vec::<String>::new());
     Ok(())
-}
-
-/// SQLite and a directory: what needs no server.
-const LOCAL: Pair = Pair::new(Catalog::Sqlite, Store::Local);
-
-/// A database made by `sql`, and a project that writes its tables into a
-/// warehouse of its own.
-fn lake(label: &str, sql: &str) -> Result<(Warehouse, Project)> {
-    let Lake { project, warehouse } = Lake::new(LOCAL, label, sql)?;
-    Ok((warehouse, project))
-}
-
-/// The project with a warehouse as its destination, discovered.
-fn into_lake(project: Project) -> Result<(Warehouse, Project)> {
-    let warehouse = Warehouse::start(LOCAL)?;
-    project.write("destination.json", &warehouse.destination())?;
-    project.discover()?;
-    Ok((warehouse, project))
-}
-
-/// The arguments of `clear-destination` of everything in the project.
-fn clear() -> [&'static str; 7] {
-    let mut arguments = Project::SYNC;
-    arguments[0] = "clear-destination";
-    arguments
 }

@@ -316,8 +316,8 @@ fn io_code(path: &Path, error: &io::Error) -> (ErrorCode, String) {
         Some(Errno::NOTDIR) => (
             ErrorCode::Destination,
             format!(
-                "a part of {} is a file: correct local_path in destination.json, or move that \
-                 file away",
+                "a part of {} is a file: correct local_path (of Iceberg: iceberg_s3_path) in \
+                 destination.json, or move that file away",
                 path.display()
             ),
         ),

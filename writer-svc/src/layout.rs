@@ -202,7 +202,7 @@ impl Constants {
 #[cfg(test)]
 mod tests {
     use arrow::array::{FixedSizeBinaryArray, Int64Array};
-    use arrow::datatypes::TimestampMicrosecondType;
+    use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
     use proto::v1::Table;
 
     use super::*;
@@ -287,6 +287,33 @@ mod tests {
             let (a, b) = (first.column(column).to_data(), second.column(column).to_data());
             assert_eq!(a.buffers()[0].as_ptr(), b.buffers()[0].as_ptr());
         }
+    }
+
+    #[test]
+    fn columns_take_the_form_that_the_destination_declares() {
+        let list = |item: &str| DataType::List(Arc::new(Field::new(item, DataType::Int64, true)));
+        let items = ListArray::from_iter_primitive::<Int64Type, _, _>([Some([Some(1)]), None]);
+        let ids: ArrayRef = Arc::new(Int64Array::from(vec![Some(1), None]));
+        let fields =
+            vec![Field::new("id", DataType::Int64, true), Field::new("l", list("item"), true)];
+        let columns = vec![Arc::clone(&ids), Arc::new(items) as ArrayRef];
+        let batch = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap();
+        let mut layout = Layout::new(&batch.schema(), &stage(true, &[])).unwrap();
+
+        let declare = |id: Field, list: Field| {
+            let mut fields = layout.schema().fields().to_vec();
+            (fields[5], fields[6]) = (Arc::new(id), Arc::new(list));
+            Arc::new(Schema::new(fields))
+        };
+        let id = Field::new("id", DataType::Int64, false);
+        let list = Field::new("l", list("element"), true);
+        let declared = declare(id.with_metadata([("k".into(), "v".into())].into()), list);
+        layout.declare(Arc::clone(&declared));
+        let out = layout.apply(&batch.slice(0, 1)).unwrap();
+        assert_eq!(out.schema(), declared);
+        assert_eq!(out.column(6).as_list::<i32>().values().len(), 1);
+        let error = layout.apply(&batch).unwrap_err().to_string();
+        assert!(error.contains("column id of public.t is part of the key"), "{error}");
     }
 
     #[test]

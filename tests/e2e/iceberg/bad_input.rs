@@ -2,10 +2,10 @@
 
 use anyhow::Result;
 use serde_json::{Value, json};
-use tests::iceberg::verify;
+use tests::iceberg::pair::{Catalog, Pair, Store};
 use tests::run::Project;
 
-use super::lake;
+use super::{Lake, clear_destination};
 use crate::plain;
 
 const ONE: &str = "CREATE TABLE t (id int PRIMARY KEY, v int); INSERT INTO t VALUES (1, 2)";
@@ -18,37 +18,37 @@ fn refused(project: &Project, parts: &[&str]) -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn a_column_of_another_type_is_refused_and_the_table_unchanged() -> Result<()> {
-    let (warehouse, project) = lake("lake_retyped", ONE)?;
+pub fn a_column_of_another_type_is_refused_and_the_table_unchanged(pair: Pair) -> Result<()> {
+    let lake = Lake::new(pair, "retyped", ONE)?;
+    let project = &lake.project;
     project.select(&["public.t"], plain())?;
     project.sync()?;
-    let table = warehouse.table_of(&project, "public", "t");
+    let table = lake.table("t");
     let before = table.describe()?;
     project.database().psql("ALTER TABLE t ALTER COLUMN v TYPE text")?;
     project.discover()?;
     project.select(&["public.t"], plain())?;
-    refused(&project, &["public.t", "\"v\" is int there, and string in the stream"])?;
+    refused(project, &["public.t", "\"v\" is int there, and string in the stream"])?;
     assert_eq!(table.describe()?.metadata_location, before.metadata_location);
     // The way out that the message names.
-    project.run(&super::clear())?.succeeded()?;
+    project.run(&clear_destination())?.succeeded()?;
     project.sync()?;
-    verify::equals_source(&warehouse, &project, &["public.t"])
+    lake.equals_source(&["public.t"])
 }
 
-#[test]
-fn a_table_of_others_is_not_touched() -> Result<()> {
-    let (warehouse, project) = lake("lake_foreign", ONE)?;
+pub fn a_table_of_others_is_not_touched(pair: Pair) -> Result<()> {
+    let lake = Lake::new(pair, "others", ONE)?;
+    let project = &lake.project;
     project.select(&["public.t"], plain())?;
-    let table = warehouse.table_of(&project, "public", "t");
+    let table = lake.table("t");
     table.create(&[("id", "int")], &[], json!({}))?;
     table.append(&tests::compare::Rows {
         columns: vec!["id".into()],
         rows: vec![vec![tests::compare::Cell::text("7")]],
     })?;
     let before = table.describe()?;
-    refused(&project, &["Tidewater did not write", "nothing was changed"])?;
-    let told = project.run(&super::clear())?.failed()?;
+    refused(project, &["Tidewater did not write", "nothing was changed"])?;
+    let told = project.run(&clear_destination())?.failed()?;
     assert!(told.contains("Tidewater did not write"), "{told}");
     assert_eq!(table.describe()?.metadata_location, before.metadata_location);
     Ok(())
@@ -56,7 +56,8 @@ fn a_table_of_others_is_not_touched() -> Result<()> {
 
 #[test]
 fn a_catalog_that_is_none_and_a_warehouse_in_a_file_are_named() -> Result<()> {
-    let (warehouse, project) = lake("lake_broken", ONE)?;
+    let lake = Lake::new(Pair::new(Catalog::Sqlite, Store::Local), "broken", ONE)?;
+    let (project, warehouse) = (&lake.project, &lake.warehouse);
     project.select(&["public.t"], plain())?;
     let file = warehouse.directory().join("text");
     std::fs::write(&file, "this is a text, and neither a catalog nor a directory of files")?;
@@ -67,41 +68,25 @@ fn a_catalog_that_is_none_and_a_warehouse_in_a_file_are_named() -> Result<()> {
         project.write("destination.json", &value)
     };
     broken(&|writer| writer["jdbc_url"] = json!(format!("jdbc:sqlite:{}", file.display())))?;
-    refused(&project, &[&file.display().to_string(), "not a database"])?;
+    refused(project, &[&file.display().to_string(), "not a database"])?;
     let told = project.run(&["check", "--destination", "destination.json"])?.failed()?;
     assert!(told.contains(&file.display().to_string()), "{told}");
 
     broken(&|writer| {
         writer["iceberg_s3_path"] = json!(format!("file://{}/warehouse", file.display()));
     })?;
-    refused(&project, &[&file.display().to_string()])?;
+    refused(project, &[&file.display().to_string()])?;
     let told = project.run(&["check", "--destination", "destination.json"])?.failed()?;
     assert!(told.contains(&file.display().to_string()), "{told}");
     assert_eq!(
-        warehouse.tables(&tests::iceberg::warehouse::namespace_of(&project, "public"))?,
+        warehouse.tables(&tests::iceberg::warehouse::namespace_of(project, "public"))?,
         None
     );
     Ok(())
 }
 
-#[test]
-fn what_this_version_cannot_write_is_refused_before_anything_runs() -> Result<()> {
-    let (_warehouse, project) = lake("lake_unsupported", ONE)?;
-    project.select(&["public.t"], json!({"partition_regex": "/{v, identity}"}))?;
-    refused(&project, &["public.t", "partition_regex"])?;
-    project.select(&["public.t"], plain())?;
-    for (key, value, part) in [
-        ("catalog_type", "hive", "hive"),
-        ("iceberg_s3_path", "s3://bucket/lake", "s3:"),
-        ("jdbc_url", "jdbc:postgresql://h:5432/d", "PostgreSQL"),
-    ] {
-        let right = project.read("destination.json")?;
-        project.edit("destination.json", |file| {
-            file["writer"][key] = json!(value);
-            file["writer"]["hive_uri"] = json!("thrift://h:9083");
-        })?;
-        refused(&project, &["this version writes", part])?;
-        project.write("destination.json", &right)?;
-    }
-    Ok(())
+pub fn a_partition_that_cannot_be_written_is_refused(pair: Pair) -> Result<()> {
+    let lake = Lake::new(pair, "partitioned", ONE)?;
+    lake.project.select(&["public.t"], json!({"partition_regex": "/{v, identity}"}))?;
+    refused(&lake.project, &["public.t", "partition_regex"])
 }

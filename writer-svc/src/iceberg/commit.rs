@@ -32,7 +32,7 @@ use super::catalog::{Loaded, Swap};
 use super::manifest::{self, Common};
 use super::snapshot::{self, Draft, Made, Tally};
 use super::stage::{self as staged, Staged};
-use super::{IcebergTable, Layout, position, prepare};
+use super::{IcebergTable, Paths, position, prepare};
 use crate::error::WriterError;
 use crate::stage::check_chunks;
 use crate::storage::plain;
@@ -96,8 +96,8 @@ impl Commit<'_> {
             if let Some(base) = &base
                 && let Some(record) = position::find(&base.metadata, &self.request.commit_id)
             {
-                let layout = Layout::of(Some(&base.metadata), &self.table.new_location);
-                self.clean_up(&layout, &[]);
+                let paths = Paths::of(Some(&base.metadata), &self.table.new_location);
+                self.clean_up(&paths, &[]);
                 return Ok(committed(base.metadata.location(), record, attempt == 0));
             }
             let current = base.as_ref().map(|base| base.location.clone());
@@ -161,10 +161,10 @@ impl Commit<'_> {
     fn derive(&mut self, base: Option<&Loaded>) -> Result<(Made, Vec<String>), WriterError> {
         let table = self.table;
         let storage = table.storage.as_ref();
-        let layout = Layout::of(base.map(|base| &base.metadata), &table.new_location);
+        let paths = Paths::of(base.map(|base| &base.metadata), &table.new_location);
         let staged = match self.staged.take() {
             Some(staged) => staged,
-            None => staged::read(storage, &layout, &self.request.load_id, &self.request.staged)?,
+            None => staged::read(storage, &paths, &self.request.load_id, &self.request.staged)?,
         };
         let staged = &*self.staged.insert(staged);
         let draft = Draft::of(base, &staged.common.schema, &table.new_location)?;
@@ -177,7 +177,7 @@ impl Commit<'_> {
             // Others have changed the schema in between.
             outdated => {
                 outdated.iter().for_each(|outdated| outdated.discard(table));
-                Added::write(table, &layout, staged, &draft.schema)?
+                Added::write(table, &paths, staged, &draft.schema)?
             }
         };
         let added = &*self.added.insert(added);
@@ -190,7 +190,7 @@ impl Commit<'_> {
             manifest.added_snapshot_id = draft.snapshot_id;
         }
         let removed = match base {
-            Some(base) => remove(table, base, &layout, &draft, id, &mut written)?,
+            Some(base) => remove(table, base, &paths, &draft, id, &mut written)?,
             None => Removed::default(),
         };
         manifests.extend(removed.manifests);
@@ -201,7 +201,7 @@ impl Commit<'_> {
         };
         let mut summary = snapshot::summary(&tally, &removed.tally, &tally);
         summary.extend(position::summary(&self.request.commit_id, &self.request.load_id));
-        let list = format!("{}/snap-{}-0-{id}.avro", layout.metadata, draft.snapshot_id);
+        let list = format!("{}/snap-{}-0-{id}.avro", paths.metadata, draft.snapshot_id);
         let snapshot = draft.snapshot(list.clone(), operation, summary);
         storage.write(&list, &manifest::list(&snapshot, manifests)?)?;
         written.push(list);
@@ -226,16 +226,16 @@ impl Commit<'_> {
         let metadata = &made.next.metadata;
         let record = position::record(&made.snapshot)
             .ok_or_else(|| WriterError::Internal("a commit has no record".into()))?;
-        let layout = Layout::of(Some(metadata), &self.table.new_location);
+        let paths = Paths::of(Some(metadata), &self.table.new_location);
         let delete = "write.metadata.delete-after-commit.enabled";
         let wanted = metadata.properties().get(delete).is_some_and(|value| value == "true");
         let forgotten = if wanted { made.forgotten.as_slice() } else { &[] };
-        self.clean_up(&layout, forgotten);
+        self.clean_up(&paths, forgotten);
         Ok(committed(metadata.location(), record, false))
     }
 
     /// Removes what the commit has made useless. It stands either way.
-    fn clean_up(&mut self, layout: &Layout, forgotten: &[String]) {
+    fn clean_up(&mut self, paths: &Paths, forgotten: &[String]) {
         let table = self.table;
         for location in self.request.staged.iter().map(|chunk| &chunk.manifest).chain(forgotten) {
             discard(table, location);
@@ -243,7 +243,7 @@ impl Commit<'_> {
         // Attempts at a chunk that were repeated have left files, too.
         let Some(staged) = &self.staged else { return };
         let known: HashSet<&str> = staged.files.iter().map(DataFile::file_path).collect();
-        let directory = layout.load(&self.request.load_id);
+        let directory = paths.load(&self.request.load_id);
         match table.storage.list(&directory) {
             Ok(listing) => {
                 let files = listing.objects.iter().map(|name| format!("{directory}/{name}"));
@@ -259,7 +259,7 @@ impl Commit<'_> {
 impl Added {
     fn write(
         table: &IcebergTable,
-        layout: &Layout,
+        paths: &Paths,
         staged: &Staged,
         schema: &SchemaRef,
     ) -> Result<Self, WriterError> {
@@ -267,7 +267,7 @@ impl Added {
         let id = Uuid::new_v4();
         let mut added = Added { schema: Arc::clone(schema), manifests: Vec::new() };
         for (number, files) in by_size(&staged.files).into_iter().enumerate() {
-            let location = format!("{}/{id}-m{number}.avro", layout.metadata);
+            let location = format!("{}/{id}-m{number}.avro", paths.metadata);
             let mut encoded = manifest::added(&common, files.to_vec())?;
             table.storage.write(&location, &encoded.content)?;
             encoded.entry.manifest_path = location;
@@ -300,7 +300,7 @@ struct Removed {
 fn remove(
     table: &IcebergTable,
     base: &Loaded,
-    layout: &Layout,
+    paths: &Paths,
     draft: &Draft,
     id: Uuid,
     written: &mut Vec<String>,
@@ -323,7 +323,7 @@ fn remove(
             content: entry.content,
         };
         let mut encoded = manifest::deleted(&common, draft.snapshot_id, live)?;
-        let location = format!("{}/{id}-d{number}.avro", layout.metadata);
+        let location = format!("{}/{id}-d{number}.avro", paths.metadata);
         table.storage.write(&location, &encoded.content)?;
         written.push(location.clone());
         encoded.entry.manifest_path = location;

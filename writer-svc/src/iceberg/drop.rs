@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use super::catalog::Loaded;
 use super::commit::discard;
-use super::{IcebergTable, LOAD_PREFIX, Layout, manifest, stage};
+use super::{IcebergTable, LOAD_PREFIX, Paths, manifest, stage};
 use crate::error::WriterError;
 
 /// Bases to try against.
@@ -20,7 +20,7 @@ const ATTEMPTS: u32 = 10;
 pub fn drop_table(table: &IcebergTable) -> Result<bool, WriterError> {
     for _ in 0..ATTEMPTS {
         let Some(base) = table.load()? else {
-            remove_ours(table, &Layout::of(None, &table.new_location))?;
+            remove_ours(table, &Paths::of(None, &table.new_location))?;
             return Ok(false);
         };
         let files = reachable(table, &base)?;
@@ -28,7 +28,7 @@ pub fn drop_table(table: &IcebergTable) -> Result<bool, WriterError> {
             for location in &files {
                 discard(table, location);
             }
-            remove_ours(table, &Layout::of(Some(&base.metadata), &table.new_location))?;
+            remove_ours(table, &Paths::of(Some(&base.metadata), &table.new_location))?;
             return Ok(true);
         }
     }
@@ -65,15 +65,15 @@ fn reachable(table: &IcebergTable, base: &Loaded) -> Result<Vec<String>, WriterE
 }
 
 /// What we name after loads: staged manifests first, then data files.
-fn remove_ours(table: &IcebergTable, layout: &Layout) -> Result<(), WriterError> {
-    for name in table.storage.list(&layout.metadata)?.objects {
+fn remove_ours(table: &IcebergTable, paths: &Paths) -> Result<(), WriterError> {
+    for name in table.storage.list(&paths.metadata)?.objects {
         if stage::load_of(&name).is_some() {
-            discard(table, &format!("{}/{name}", layout.metadata));
+            discard(table, &format!("{}/{name}", paths.metadata));
         }
     }
-    for directory in table.storage.list(&layout.data)?.directories {
+    for directory in table.storage.list(&paths.data)?.directories {
         if directory.starts_with(LOAD_PREFIX) {
-            let directory = format!("{}/{directory}", layout.data);
+            let directory = format!("{}/{directory}", paths.data);
             for name in table.storage.list(&directory)?.objects {
                 discard(table, &format!("{directory}/{name}"));
             }

@@ -7,8 +7,8 @@
 //!   no statistics leaves the column without bounds.
 //! - Text and binary are cut to 16 code points or bytes, an upper bound then
 //!   incremented; where that cannot be, there is none.
-//! - Engines that order NaN above all numbers still find it by `x > 5`: with a
-//!   NaN in it, a column has no upper bound.
+//! - Some engines order NaN above all numbers, so that `x > 5` is true for it:
+//!   with a NaN in it, a column has no upper bound.
 //! - uuid has none: Java orders them as signed numbers.
 //! - Elements of lists have their size only.
 

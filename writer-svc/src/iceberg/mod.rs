@@ -165,14 +165,14 @@ impl IcebergTable {
 
 /// Where the files of a table go.
 #[derive(Clone, Debug)]
-struct Layout {
+struct Paths {
     /// Directory of data files.
     data: String,
     /// Directory of manifests and of the rest of the metadata.
     metadata: String,
 }
 
-impl Layout {
+impl Paths {
     /// Of a table that is there, or is to be put at `new_location`.
     fn of(metadata: Option<&TableMetadata>, new_location: &str) -> Self {
         let location = metadata.map_or(new_location, TableMetadata::location);
@@ -183,7 +183,7 @@ impl Layout {
                 None => format!("{}/{default}", location.trim_end_matches('/')),
             }
         };
-        Layout {
+        Paths {
             data: path("write.data.path", "data"),
             metadata: path("write.metadata.path", "metadata"),
         }

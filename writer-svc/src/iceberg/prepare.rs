@@ -20,7 +20,7 @@ use uuid::Uuid;
 use super::catalog::{Loaded, Next, Swap};
 use super::commit::discard;
 use super::position::{self, Position};
-use super::{IcebergTable, LOAD_PREFIX, Layout, manifest, stage};
+use super::{IcebergTable, LOAD_PREFIX, Paths, manifest, stage};
 use crate::error::WriterError;
 use crate::storage::plain;
 
@@ -38,13 +38,13 @@ pub fn prepare(
         plain("load_id", load)?;
     }
     let Some(base) = table.load()? else {
-        try_writing(table, &Layout::of(None, &table.new_location))?;
+        try_writing(table, &Paths::of(None, &table.new_location))?;
         return Ok(None);
     };
-    let layout = Layout::of(Some(&base.metadata), &table.new_location);
-    try_writing(table, &layout)?;
+    let paths = Paths::of(Some(&base.metadata), &table.new_location);
+    try_writing(table, &paths)?;
     let position = position::of(&base.metadata);
-    remove_abandoned(table, base, &layout, &request.keep_load_ids)?;
+    remove_abandoned(table, base, &paths, &request.keep_load_ids)?;
     match position {
         Position::None => Ok(None),
         Position::At(record) => Ok(Some(record)),
@@ -66,8 +66,8 @@ pub fn is_given_up(metadata: &TableMetadata, load_id: &str) -> bool {
 }
 
 /// A commit writes there, too.
-fn try_writing(table: &IcebergTable, layout: &Layout) -> Result<(), WriterError> {
-    let probe = format!("{}/probe-{}.avro", layout.metadata, Uuid::new_v4().simple());
+fn try_writing(table: &IcebergTable, paths: &Paths) -> Result<(), WriterError> {
+    let probe = format!("{}/probe-{}.avro", paths.metadata, Uuid::new_v4().simple());
     table.storage.write(&probe, b"tidewater")?;
     table.storage.delete(&probe)
 }
@@ -78,13 +78,13 @@ type Remains = BTreeMap<String, Vec<String>>;
 fn remove_abandoned(
     table: &IcebergTable,
     mut base: Loaded,
-    layout: &Layout,
+    paths: &Paths,
     keep: &[String],
 ) -> Result<(), WriterError> {
     for _ in 0..ATTEMPTS {
-        let mut remains = remains(table, layout, &base.metadata, keep)?;
+        let mut remains = remains(table, paths, &base.metadata, keep)?;
         let loads: BTreeSet<String> = remains.keys().cloned().collect();
-        let used = used(table, &base, layout, &loads)?;
+        let used = used(table, &base, paths, &loads)?;
         remains.retain(|load, _| !used.contains(load));
         if remains.is_empty() {
             return Ok(());
@@ -93,7 +93,7 @@ fn remove_abandoned(
         match table.catalog.swap(&table.name, Some(&base), &next)? {
             Swap::Swapped => {
                 tracing::info!(table = %table.name, loads = remains.len(), "removing abandoned loads");
-                return remove(table, layout, &remains);
+                return remove(table, paths, &remains);
             }
             Swap::Conflict => {}
             Swap::Unknown(cause) => {
@@ -114,19 +114,19 @@ fn remove_abandoned(
 /// remembered.
 fn remains(
     table: &IcebergTable,
-    layout: &Layout,
+    paths: &Paths,
     metadata: &TableMetadata,
     keep: &[String],
 ) -> Result<Remains, WriterError> {
     let committed = position::loads(metadata);
     let mut remains = Remains::new();
-    for name in table.storage.list(&layout.metadata)?.objects {
+    for name in table.storage.list(&paths.metadata)?.objects {
         if let Some(load) = stage::load_of(&name) {
-            let staged = format!("{}/{name}", layout.metadata);
+            let staged = format!("{}/{name}", paths.metadata);
             remains.entry(load.to_owned()).or_default().push(staged);
         }
     }
-    for name in table.storage.list(&layout.data)?.directories {
+    for name in table.storage.list(&paths.data)?.directories {
         if let Some(load) = name.strip_prefix(LOAD_PREFIX) {
             remains.entry(load.to_owned()).or_default();
         }
@@ -141,7 +141,7 @@ fn remains(
 fn used(
     table: &IcebergTable,
     base: &Loaded,
-    layout: &Layout,
+    paths: &Paths,
     loads: &BTreeSet<String>,
 ) -> Result<BTreeSet<String>, WriterError> {
     let mut used = BTreeSet::new();
@@ -149,7 +149,7 @@ fn used(
         return Ok(used);
     }
     let mut seen = BTreeSet::new();
-    let data = format!("{}/{LOAD_PREFIX}", layout.data);
+    let data = format!("{}/{LOAD_PREFIX}", paths.data);
     for snapshot in base.metadata.snapshots() {
         for entry in table.manifests_of(snapshot, base)? {
             if !seen.insert(entry.manifest_path.clone()) {
@@ -181,12 +181,12 @@ fn give_up<'a>(
 }
 
 /// The manifests first: without them nothing of the load can be committed.
-fn remove(table: &IcebergTable, layout: &Layout, remains: &Remains) -> Result<(), WriterError> {
+fn remove(table: &IcebergTable, paths: &Paths, remains: &Remains) -> Result<(), WriterError> {
     for staged in remains.values().flatten() {
         table.storage.delete(staged)?;
     }
     for load in remains.keys() {
-        let directory = layout.load(load);
+        let directory = paths.load(load);
         for name in table.storage.list(&directory)?.objects {
             discard(table, &format!("{directory}/{name}"));
         }

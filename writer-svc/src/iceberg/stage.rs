@@ -23,7 +23,7 @@ use uuid::Uuid;
 use super::manifest::{self, Common};
 use super::metrics::{self, NanCounts};
 use super::storage::Storage;
-use super::{IcebergTable, Layout, STAGED_PREFIX, schema};
+use super::{IcebergTable, Paths, STAGED_PREFIX, schema};
 use crate::error::WriterError;
 use crate::stage::{Sink, Stage};
 use crate::storage::plain;
@@ -32,7 +32,7 @@ use crate::target::Staging;
 /// A stage being filled.
 struct IcebergStage {
     storage: Arc<dyn Storage>,
-    layout: Layout,
+    paths: Paths,
     scratch: PathBuf,
     schema: SchemaRef,
     load_id: String,
@@ -58,7 +58,7 @@ pub fn begin(
     let plan = schema::plan(&name, metadata, layout, &table.identifiers)?;
     let stage = IcebergStage {
         storage: Arc::clone(&table.storage),
-        layout: Layout::of(metadata, &table.new_location),
+        paths: Paths::of(metadata, &table.new_location),
         scratch: table.storage.scratch(),
         schema: Arc::new(plan.table),
         load_id: request.load_id.clone(),
@@ -85,7 +85,7 @@ impl Stage for IcebergStage {
         let number = self.begun.len();
         let id = self.id.simple();
         let name = format!("{:05}-{number:05}-{id}.parquet", self.chunk_id);
-        let location = format!("{}/{name}", self.layout.load(&self.load_id));
+        let location = format!("{}/{name}", self.paths.load(&self.load_id));
         self.begun.push(location.clone());
         self.nan = NanCounts::default();
         self.storage.create(&location)
@@ -112,7 +112,7 @@ impl Stage for IcebergStage {
         let id = self.id.simple();
         let manifest = format!(
             "{}/{STAGED_PREFIX}{}-{:05}-{id}.avro",
-            self.layout.metadata, self.load_id, self.chunk_id
+            self.paths.metadata, self.load_id, self.chunk_id
         );
         let chunk = StagedChunk {
             load_id: request.load_id.clone(),
@@ -162,7 +162,7 @@ pub struct Staged {
 /// inside the table.
 pub(super) fn read(
     storage: &dyn Storage,
-    layout: &Layout,
+    paths: &Paths,
     load_id: &str,
     chunks: &[StagedChunk],
 ) -> Result<Staged, WriterError> {
@@ -174,12 +174,12 @@ pub(super) fn read(
             manifest: chunk.manifest.clone().into(),
             problem: problem.to_owned(),
         };
-        let name = chunk.manifest.strip_prefix(&layout.metadata);
+        let name = chunk.manifest.strip_prefix(&paths.metadata);
         let name = name.and_then(|name| name.strip_prefix('/'));
-        if name.is_none_or(|name| load_of(name) != Some(load_id)) {
+        if name.and_then(load_of) != Some(load_id) {
             return Err(WriterError::InvalidRequest(format!(
                 "{} is no manifest of load {load_id} in {}",
-                chunk.manifest, layout.metadata
+                chunk.manifest, paths.metadata
             )));
         }
         let content =
@@ -194,7 +194,7 @@ pub(super) fn read(
         if found != described {
             return Err(gone("it is another chunk than was asked for"));
         }
-        let directory = format!("{}/", layout.load(load_id));
+        let directory = format!("{}/", paths.load(load_id));
         if !of_chunk.iter().all(|file| file.file_path().starts_with(&directory)) {
             return Err(gone("it names a file elsewhere"));
         }

@@ -17,6 +17,9 @@ use crate::error::WriterError;
 use crate::stage::Sink;
 use crate::storage as files;
 
+/// How often a directory may vanish before a file is in it.
+const RACES: usize = 100;
+
 /// What lies directly in a directory, by name.
 #[derive(Debug, Default, PartialEq)]
 pub struct Listing {
@@ -116,14 +119,24 @@ impl LocalStorage {
             self.created.lock().unwrap_or_else(PoisonError::into_inner).extend(missing);
         }
         let parent = path.parent().unwrap_or(Path::new("/"));
-        let mut tries = 0;
-        loop {
+        let create = || {
             files::create_dir_durably(parent)?;
-            match OpenOptions::new().write(true).create_new(true).open(path) {
-                Err(e) if e.kind() == io::ErrorKind::NotFound && tries < 10 => tries += 1,
-                other => return other.map_err(WriterError::io("creating", path)),
+            let mut options = OpenOptions::new();
+            options
+                .write(true)
+                .create_new(true)
+                .open(path)
+                .map_err(WriterError::io("creating", path))
+        };
+        let vanished = |error: &WriterError| matches!(error, WriterError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound);
+        let mut created = create();
+        for _ in 0..RACES {
+            match &created {
+                Err(error) if vanished(error) => created = create(),
+                _ => break,
             }
         }
+        created
     }
 }
 
@@ -251,6 +264,25 @@ mod tests {
         assert_eq!(storage.list(&at("a")).unwrap().directories, [""; 0]);
         assert_eq!(storage.list(&at("gone")).unwrap(), Listing::default());
         storage.delete(&at("a/b")).unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn directories_come_and_go_under_many_hands() {
+        let dir = tempfile::tempdir().unwrap();
+        let storage = LocalStorage::new(dir.path().join("warehouse"));
+        std::thread::scope(|scope| {
+            for hand in 0..8 {
+                let (storage, dir) = (&storage, dir.path());
+                scope.spawn(move || {
+                    for _ in 0..50 {
+                        let object = format!("file://{}/warehouse/d/t/{hand}", dir.display());
+                        storage.write(&object, b"x").unwrap();
+                        storage.delete(&object).unwrap();
+                    }
+                });
+            }
+        });
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::{Loaded, TableName};
 use crate::error::WriterError;
-use crate::iceberg::Layout;
+use crate::iceberg::Paths;
 use crate::iceberg::storage::Storage;
 
 /// The metadata at a location that a catalog gave.
@@ -48,7 +48,7 @@ pub fn write(
     next: &TableMetadata,
 ) -> Result<String, WriterError> {
     let version = base.map_or(0, |base| version(&base.location) + 1);
-    let directory = Layout::of(Some(next), next.location()).metadata;
+    let directory = Paths::of(Some(next), next.location()).metadata;
     let location = format!("{directory}/{version:05}-{}.metadata.json", Uuid::new_v4());
     let json = serde_json::to_vec(next)
         .map_err(|e| WriterError::Internal(format!("writing a table's metadata: {e}")))?;

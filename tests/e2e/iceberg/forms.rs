@@ -1,0 +1,108 @@
+//! What a table's columns are.
+
+use anyhow::{Context, Result};
+use serde_json::json;
+use tests::compare::Cell;
+use tests::iceberg::engine::Engine;
+use tests::iceberg::pair::Pair;
+use tests::iceberg::table::Description;
+
+use super::{Lake, clear_destination};
+use crate::plain;
+
+pub fn without_normalization_a_row_is_json_beside_its_identifier(pair: Pair) -> Result<()> {
+    let lake = Lake::new(
+        pair,
+        "json",
+        "CREATE TABLE t (a int, b text, PRIMARY KEY (a, b));
+         INSERT INTO t VALUES (1, 'x'), (2, 'y \"quoted\"')",
+    )?;
+    lake.project.select(&["public.t"], json!({"normalization": false}))?;
+    lake.project.sync()?;
+    let table = lake.table("t");
+    assert_eq!(table.describe()?.identifier_fields, ["_olake_id"]);
+    for engine in Engine::ALL {
+        let rows = table.read(engine)?.rows;
+        let data = rows.column("data")?;
+        let mut data: Vec<&str> = data.iter().filter_map(Cell::as_str).collect();
+        data.sort_unstable();
+        let expected = [r#"{"a":1,"b":"x"}"#, r#"{"a":2,"b":"y \"quoted\""}"#];
+        assert_eq!(data, expected, "{engine:?}");
+    }
+    Ok(())
+}
+
+pub fn keys_are_identifier_fields_where_they_may_be_and_are_wanted(pair: Pair) -> Result<()> {
+    let lake = Lake::new(
+        pair,
+        "keys",
+        "CREATE TABLE floating (x float8 PRIMARY KEY); INSERT INTO floating VALUES (1.5), ('NaN');
+         CREATE TABLE plain (id int PRIMARY KEY, v int); INSERT INTO plain VALUES (1, 2)",
+    )?;
+    let settings = |unwanted: bool| {
+        let setting = |file: &mut serde_json::Value| {
+            file["writer"]["no_identifier_fields"] = json!(unwanted);
+        };
+        lake.project.edit("destination.json", setting)
+    };
+    lake.project.select(&["public.floating", "public.plain"], plain())?;
+    lake.project.sync()?;
+    let declared = lake.table("plain").describe()?;
+    assert_eq!(declared.identifier_fields, ["id"]);
+    assert_eq!(declared.properties["write.parquet.compression-codec"], "zstd");
+    for (name, expected) in [("_olake_id", true), ("_cdc_lsn", false), ("id", true), ("v", false)] {
+        let field = declared.schema.iter().find(|field| field.name == name);
+        assert_eq!(field.with_context(|| name.to_owned())?.required, expected, "{name}");
+    }
+    // Iceberg allows no float in a key.
+    let floating = lake.table("floating");
+    assert_eq!(floating.describe()?.identifier_fields, [""; 0]);
+    let mut found = floating.read(Engine::DuckDb)?.rows.column("x")?;
+    found.sort();
+    let bits = Cell::text(format!("{:#018x}", 1.5_f64.to_bits()));
+    assert_eq!(found, [bits, Cell::text("NaN")]);
+
+    lake.project.run(&clear_destination())?.succeeded()?;
+    settings(true)?;
+    lake.project.sync()?;
+    assert_eq!(lake.table("plain").describe()?.identifier_fields, [""; 0]);
+    lake.equals_source(&["public.plain"])
+}
+
+pub fn columns_are_added_by_name_and_dropped_ones_become_null(pair: Pair) -> Result<()> {
+    let lake = Lake::new(
+        pair,
+        "columns",
+        "CREATE TABLE t (id int PRIMARY KEY, gone text, kept int);
+         INSERT INTO t VALUES (1, 'x', 10)",
+    )?;
+    lake.project.select(&["public.t"], plain())?;
+    lake.project.sync()?;
+    let table = lake.table("t");
+    let before = table.describe()?;
+    lake.project.database().psql(
+        "ALTER TABLE t DROP COLUMN gone, ADD COLUMN tags text[], ADD COLUMN late numeric(5,2);
+         INSERT INTO t VALUES (2, 20, '{a,NULL}', 3.14)",
+    )?;
+    lake.project.discover()?;
+    lake.project.select(&["public.t"], plain())?;
+    lake.project.sync()?;
+    let after = table.describe()?;
+    let id = |described: &Description, name: &str| {
+        described.schema.iter().find(|field| field.name == name).map(|field| field.id)
+    };
+    for column in ["id", "gone", "kept"] {
+        assert_eq!(id(&before, column), id(&after, column), "{column}");
+    }
+    for engine in Engine::ALL {
+        let rows = table.read(engine)?.rows;
+        let of = |name: &str| rows.column(name);
+        assert!(of("gone")?.iter().all(|cell| *cell == Cell::Null), "{engine:?}");
+        let late = Cell::text("3.14");
+        assert!(of("late")?.contains(&late) && of("late")?.contains(&Cell::Null), "{engine:?}");
+        let tags = Cell::List(vec![Cell::text("a"), Cell::Null]);
+        assert!(of("tags")?.contains(&tags), "{engine:?}: {:?}", of("tags")?);
+        assert_eq!(of("kept")?.len(), 2, "{engine:?}");
+    }
+    Ok(())
+}
