@@ -61,6 +61,8 @@ pub enum WriterError {
         regex: String,
         /// What is wrong with it.
         problem: String,
+        /// A good one for this kind of table.
+        example: &'static str,
     },
     /// A value that has no representation at the destination.
     #[error("{problem}")]
@@ -230,11 +232,9 @@ impl WriterError {
             E::Parquet { .. } | E::Internal(_) => (ErrorCode::Internal, String::new()),
             E::InvalidRequest(_) => (ErrorCode::InvalidConfig, String::new()),
             E::InvalidTable { remedy, .. } => (ErrorCode::InvalidConfig, remedy.clone()),
-            E::InvalidPartition { .. } => (
+            E::InvalidPartition { example, .. } => (
                 ErrorCode::InvalidConfig,
-                "correct partition_regex in streams.json, for example \
-                 \"/year={created_at,none,YYYY}/country={country,none,}\""
-                    .to_owned(),
+                format!("correct partition_regex in streams.json, for example {example:?}"),
             ),
             E::Unrepresentable { remedy, .. } => (ErrorCode::Unrepresentable, remedy.clone()),
             E::IncompleteStream { .. } => (ErrorCode::IncompleteStream, String::new()),
