@@ -38,13 +38,10 @@ const ROWS: &str = "
        'iceberg', 'f79c3e09-677c-4bbd-a479-3f349cb785e7', '\\x00010203', true)";
 const COUNT: u64 = 9;
 
-/// A table for each, by every type that takes the transform.
+/// A table for each, by every type that takes the transform (but identity of a
+/// time, which ClickHouse takes for seconds).
 const TABLES: [(&str, &str, &[&str]); 8] = [
-    (
-        "by_identity",
-        "identity",
-        &["i", "l", "n9", "n18", "n38", "day", "clock", "ts", "tz", "s", "y", "b"],
-    ),
+    ("by_identity", "identity", &["i", "l", "n9", "n18", "n38", "day", "ts", "tz", "s", "y", "b"]),
     (
         "by_bucket",
         "bucket[7]",
