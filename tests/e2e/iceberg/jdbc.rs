@@ -44,6 +44,17 @@ fn synced(label: &str) -> Result<Lake> {
     Ok(lake)
 }
 
+/// A proxy before the catalog. It chooses statements by their text, so the way
+/// is without TLS.
+fn proxied(lake: &Lake) -> Result<Proxy> {
+    let proxy = Proxy::start(&lake.warehouse.catalog_address().context("an address")?)?;
+    let mut destination = lake.warehouse.destination_through(&proxy);
+    let url = destination["writer"]["jdbc_url"].as_str().context("a URL")?;
+    destination["writer"]["jdbc_url"] = json!(format!("{url}?sslmode=disable"));
+    lake.project.write("destination.json", &destination)?;
+    Ok(proxy)
+}
+
 #[test]
 fn a_catalog_that_refuses_is_named_with_the_way_out_and_the_table_unchanged() -> Result<()> {
     let lake = synced("refusing")?;
@@ -105,8 +116,7 @@ fn a_catalog_that_never_answers_is_an_error_in_time() -> Result<()> {
 fn a_swap_without_an_answer_is_made_once() -> Result<()> {
     let lake = Lake::new(PAIR, "unanswered", TABLE)?;
     let project = &lake.project;
-    let proxy = Proxy::start(&lake.warehouse.catalog_address().context("an address")?)?;
-    project.write("destination.json", &lake.warehouse.destination_through(&proxy))?;
+    let proxy = proxied(&lake)?;
     project.select(&["public.t"], plain())?;
     let table = lake.table("t");
     for (snapshots, statement, fault) in [
@@ -129,8 +139,7 @@ fn a_catalog_that_vanishes_in_a_commit_is_named_and_the_next_run_makes_it_once()
     let lake = synced("vanished")?;
     let project = &lake.project;
     let before = lake.table("t").describe()?;
-    let proxy = Proxy::start(&lake.warehouse.catalog_address().context("an address")?)?;
-    project.write("destination.json", &lake.warehouse.destination_through(&proxy))?;
+    let proxy = proxied(&lake)?;
     project.database().psql(ADD)?;
     let held = proxy.once("UPDATE iceberg_tables", Fault::Hold);
     let sync = project.start(&Project::SYNC)?;
@@ -178,11 +187,27 @@ fn a_server_that_wants_tls_gets_it() -> Result<()> {
     let hba = vec!["hostnossl all all 127.0.0.1/32 reject".to_owned()];
     let server = Arc::new(Server::start(&Options { tls: true, hba, ..Options::default() })?);
     let (project, catalog) = project_with_catalog("tls_catalog", &server)?;
-    project.write("destination.json", &destination(&project, &catalog, ""))?;
+    project.write("destination.json", &destination(&project, &catalog, "?sslmode=disable"))?;
     let outcome = project.run(&Project::SYNC)?;
     refusal(&project, outcome, &["no encryption", "sslmode=require"])?;
+    for (parameters, tables) in [("?sslmode=require", "1|0"), ("", "1|1")] {
+        project.write("destination.json", &destination(&project, &catalog, parameters))?;
+        project.run(&CHECK)?.succeeded()?;
+        project.sync()?;
+        assert_eq!(catalog.psql(TABLES)?, tables, "{parameters}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_server_that_refuses_tls_is_asked_without_unless_it_is_required() -> Result<()> {
+    let hba = vec!["hostssl all all 127.0.0.1/32 reject".to_owned()];
+    let server = Arc::new(Server::start(&Options { tls: true, hba, ..Options::default() })?);
+    let (project, catalog) = project_with_catalog("no_tls_catalog", &server)?;
     project.write("destination.json", &destination(&project, &catalog, "?sslmode=require"))?;
-    project.run(&CHECK)?.succeeded()?;
+    let outcome = project.run(&Project::SYNC)?;
+    refusal(&project, outcome, &["rejects connection", "SSL encryption", "pg_hba.conf"])?;
+    project.write("destination.json", &destination(&project, &catalog, ""))?;
     project.sync()?;
     assert_eq!(catalog.psql(TABLES)?, "1|0");
     Ok(())

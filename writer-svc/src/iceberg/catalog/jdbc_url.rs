@@ -33,6 +33,14 @@ pub fn parse(jdbc: &JdbcCatalog) -> Result<Address, WriterError> {
     };
     let rest = jdbc.url.strip_prefix(SCHEME).ok_or_else(|| refuse("is none of PostgreSQL"))?;
     let (place, parameters) = rest.split_once('?').unwrap_or((rest, ""));
+    if place.contains('@') {
+        // libpq's form. What is before the @ must not get into a message.
+        return Err(WriterError::invalid_table(
+            "the catalog's jdbc_url has an @, as if user and password were before it",
+            "write jdbc:postgresql://host:5432/database, and set jdbc_username and \
+             jdbc_password in destination.json",
+        ));
+    }
     let (hosts, database) = match place.strip_prefix("//") {
         Some(place) => place.split_once('/').unwrap_or((place, "")),
         None => ("", place.trim_start_matches('/')),
@@ -66,7 +74,7 @@ pub fn parse(jdbc: &JdbcCatalog) -> Result<Address, WriterError> {
 struct Settings {
     user: String,
     password: String,
-    /// Neither said nor implied: none.
+    /// What `sslmode` says.
     ssl_mode: Option<SslMode>,
     /// `ssl=true`, which by itself asks for a verified certificate.
     ssl: bool,
@@ -122,7 +130,8 @@ impl Settings {
                     _ => return Err("has a targetServerType other than any and primary".into()),
                 };
             }
-            other => tracing::debug!("the parameter {other} of jdbc_url has no meaning here"),
+            // Not even its name is logged: after a & of a password it is secret.
+            _ => {}
         }
         Ok(())
     }
@@ -135,7 +144,8 @@ impl Settings {
     fn config(&self, database: &str) -> Result<Config, WriterError> {
         let ssl_mode = match (self.ssl_mode, self.ssl) {
             (Some(mode), _) => mode,
-            (None, false) => SslMode::Disable,
+            // The driver's default.
+            (None, false) => SslMode::Prefer,
             (None, true) => {
                 return Err(WriterError::invalid_table(
                     "the catalog's jdbc_url has ssl=true without sslmode, which asks for a \
@@ -180,8 +190,9 @@ fn decoded(text: &str) -> Option<String> {
         rest = after;
         match byte {
             b'%' => {
-                let digits = std::str::from_utf8(after.get(..2)?).ok()?;
-                bytes.push(u8::from_str_radix(digits, 16).ok()?);
+                let &[high, low] = after.first_chunk()?;
+                let digit = |byte: u8| char::from(byte).to_digit(16);
+                bytes.push(u8::try_from(digit(high)? * 16 + digit(low)?).ok()?);
                 rest = &after[2..];
             }
             b'+' => bytes.push(b' '),
@@ -230,7 +241,7 @@ mod tests {
         assert_eq!((config.get_user(), config.get_password()), (Some("you"), Some(&b"a&b"[..])));
         assert_eq!(config.get_ssl_mode(), SslMode::Require);
         assert_eq!(config.get_options(), Some("-c search_path=my\\ lake"));
-        assert_eq!(parsed("//h/d").unwrap().config.get_ssl_mode(), SslMode::Disable);
+        assert_eq!(parsed("//h/d").unwrap().config.get_ssl_mode(), SslMode::Prefer);
     }
 
     #[test]
@@ -242,6 +253,7 @@ mod tests {
             ("//h/d?password=s3cret%2", "malformed %"),
             ("//h/d?sslkey=s3cret", "sslkey"),
             ("//h/d?user=", "no user"),
+            ("//you:s3cret@h:5433/d", "an @"),
         ] {
             let error = parsed(rest).unwrap_err().to_string();
             assert!(error.contains(part) && !error.contains("s3cret"), "{rest}: {error}");

@@ -17,9 +17,10 @@ use std::time::Duration;
 use proto::v1::JdbcCatalog;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
+use tokio_postgres::config::SslMode;
 use tokio_postgres::error::{DbError, Severity, SqlState};
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{Client, Error};
+use tokio_postgres::{Client, Config, Error};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::jdbc_url::{self, Address};
@@ -48,30 +49,58 @@ pub struct Postgres {
 impl Postgres {
     /// Connects to nothing yet.
     pub fn new(jdbc: &JdbcCatalog) -> Result<Self, WriterError> {
-        Ok(Postgres { address: jdbc_url::parse(jdbc)? })
+        let mut address = jdbc_url::parse(jdbc)?;
+        // One that is silent leaves time for the others, and for a second
+        // address of its name.
+        let hosts = u32::try_from(address.config.get_hosts().len()).unwrap_or(u32::MAX);
+        address.config.connect_timeout(CONNECT / hosts.saturating_mul(2).max(1));
+        Ok(Postgres { address })
     }
 
     fn open(&self) -> Result<Session, Failure> {
         let runtime = Builder::new_current_thread().enable_all().build().map_err(defect)?;
         let tls = tls::connector().map_err(defect)?;
-        let client = runtime.block_on(async {
-            let connected = timeout(CONNECT, self.address.config.connect(tls.clone())).await;
-            let (client, connection) = connected.map_err(|_| Failure {
+        let connected = runtime.block_on(async {
+            let connected = timeout(CONNECT, connect(&self.address.config, &tls)).await;
+            connected.map_err(|_| Failure {
                 source: format!("no answer within {CONNECT:?}").into(),
                 undone: true,
                 transient: true,
                 remedy: UNREACHABLE,
-            })??;
-            // Ends with the client, or with the runtime.
-            tokio::spawn(async move {
-                if let Err(error) = connection.await {
-                    tracing::debug!("the connection to the catalog ended: {error}");
-                }
-            });
-            Ok::<_, Failure>(client)
-        })?;
-        Ok(Session { client, tls, runtime })
+            })?
+        });
+        match connected {
+            Ok(client) => Ok(Session { client, tls, runtime }),
+            Err(failure) => {
+                // A name server that does not answer is not waited for.
+                runtime.shutdown_background();
+                Err(failure)
+            }
+        }
     }
+}
+
+/// Connects, and lets the runtime move the connection's bytes. As in the
+/// driver, a server that refuses what is only preferred is asked without TLS.
+async fn connect(config: &Config, tls: &MakeRustlsConnect) -> Result<Client, Failure> {
+    let (client, connection) = match config.connect(tls.clone()).await {
+        Err(error)
+            if config.get_ssl_mode() == SslMode::Prefer
+                && error.code() == Some(&SqlState::INVALID_AUTHORIZATION_SPECIFICATION) =>
+        {
+            let mut plain = config.clone();
+            // Of the two, the first says more.
+            plain.ssl_mode(SslMode::Disable).connect(tls.clone()).await.map_err(|_| error)?
+        }
+        connected => connected?,
+    };
+    // Ends with the client, or with the runtime.
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!("the connection to the catalog ended: {error}");
+        }
+    });
+    Ok(client)
 }
 
 impl Database for Postgres {
@@ -171,8 +200,10 @@ impl From<Error> for Failure {
         }
         // The crate keeps the kind of an error to itself; its text tells.
         let text = error.to_string();
-        let io = error.source().is_some_and(|source| source.is::<io::Error>());
-        let (definite, remedy) = if text.contains("TLS") {
+        let io = error.source().and_then(|source| source.downcast_ref::<io::Error>());
+        // Bytes of a handshake that make no sense, not their absence.
+        let refused = io.is_none_or(|io| io.kind() == io::ErrorKind::InvalidData);
+        let (definite, remedy) = if text.contains("TLS") && refused {
             (
                 true,
                 "check sslmode in jdbc_url of destination.json (disable, prefer, require), \
@@ -184,7 +215,7 @@ impl From<Error> for Failure {
                 "set jdbc_username and jdbc_password in destination.json; the server must \
                     ask for a password by scram-sha-256 or md5, if for one",
             )
-        } else if io || text.contains("connect") {
+        } else if io.is_some() || text.contains("connect") {
             (false, UNREACHABLE)
         } else {
             (false, "")
