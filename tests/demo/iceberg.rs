@@ -87,7 +87,7 @@ impl Lake {
         println!(
             "\n  PyIceberg {python} -c \"from pyiceberg.catalog.sql import SqlCatalog; print(\n            \
              SqlCatalog('olake_iceberg', uri='sqlite:///{}')\n            \
-             .load_table('{DESTINATION}.{STREAM}').scan(row_filter='tip > 10', limit=3,\n            \
+             .load_table('{DESTINATION}.{STREAM}').scan(row_filter='tip > 5', limit=3,\n            \
              selected_fields=('picked_up_at', 'payment', 'fare', 'tip')).to_arrow().to_pylist())\"",
             self.catalog().display(),
         );
