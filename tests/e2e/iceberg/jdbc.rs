@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tests::iceberg::pair::{Catalog, Pair, Store};
 use tests::postgres::{Database, Options, PASSWORD, Server, USER};
 use tests::proxy::{Fault, Proxy};
-use tests::run::{Outcome, Project};
+use tests::run::{Outcome, Project, poll};
 
 use super::Lake;
 use crate::bad_input::{SOON, shows_no_secret};
@@ -264,5 +264,86 @@ fn a_role_that_may_not_write_is_told_by_check() -> Result<()> {
     project.run(&CHECK)?.succeeded()?;
     project.sync()?;
     assert_eq!(catalog.psql(TABLES)?, "1|1");
+    Ok(())
+}
+
+/// What org.apache.iceberg.jdbc.JdbcUtil asks of a catalog's tables (V1).
+const JAVA_LOADS: &str = "SELECT catalog_name, table_namespace, table_name, metadata_location, \
+    previous_metadata_location FROM iceberg_tables WHERE catalog_name = 'olake_iceberg' \
+    AND table_name = 't' AND (iceberg_type = 'TABLE' OR iceberg_type IS NULL)";
+const JAVA_LISTS: &str = "SELECT DISTINCT table_namespace FROM iceberg_tables \
+    WHERE catalog_name = 'olake_iceberg' UNION SELECT DISTINCT namespace \
+    FROM iceberg_namespace_properties WHERE catalog_name = 'olake_iceberg'";
+
+/// The rows that Java's swap from `base` to `next` changes.
+fn java_swaps(catalog: &Database, base: &str, next: &str) -> Result<String> {
+    catalog.psql(&format!(
+        "WITH swapped AS (UPDATE iceberg_tables
+           SET metadata_location = '{next}', previous_metadata_location = '{base}'
+           WHERE catalog_name = 'olake_iceberg' AND table_name = 't'
+           AND metadata_location = '{base}' AND (iceberg_type = 'TABLE' OR iceberg_type IS NULL)
+           RETURNING 1)
+         SELECT count(*) FROM swapped"
+    ))
+}
+
+#[test]
+fn the_statements_of_java_find_and_swap_our_tables() -> Result<()> {
+    let (project, catalog) = project_with_catalog("java", &Server::shared()?)?;
+    project.write("destination.json", &destination(&project, &catalog, ""))?;
+    project.sync()?;
+    let namespace = format!("postgres_{}_public", project.database().name);
+    let found = catalog.psql(JAVA_LOADS)?;
+    let [_, found_in, _, first, previous] = found.split('|').collect::<Vec<_>>()[..] else {
+        panic!("not one table: {found}")
+    };
+    assert_eq!((found_in, previous), (namespace.as_str(), ""));
+    assert_eq!(catalog.psql(JAVA_LISTS)?, namespace);
+
+    // A commit of Java's, that changes nothing but the metadata's place.
+    let theirs = first.replace("/00000-", "/00001-java-");
+    let [from, to] = [first, &theirs].map(|url| url.trim_start_matches("file://").to_owned());
+    std::fs::copy(&from, &to)?;
+    assert_eq!(java_swaps(&catalog, first, &theirs)?, "1");
+    project.database().psql(ADD)?;
+    project.sync()?;
+    let ours = catalog.psql(
+        "SELECT metadata_location, previous_metadata_location, iceberg_type \
+         FROM iceberg_tables",
+    )?;
+    assert!(ours.contains("/00002-") && ours.ends_with(&format!("|{theirs}|TABLE")), "{ours}");
+    assert_eq!(java_swaps(&catalog, &theirs, first)?, "0");
+    Ok(())
+}
+
+/// Sessions that wait for a lock in the catalog.
+const WAITING: &str = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() \
+    AND wait_event_type = 'Lock' AND query LIKE 'UPDATE iceberg_tables%'";
+
+#[test]
+fn a_swap_that_waits_too_long_is_cancelled_and_made_once() -> Result<()> {
+    let (project, catalog) = project_with_catalog("locked", &Server::shared()?)?;
+    project.write("destination.json", &destination(&project, &catalog, ""))?;
+    project.sync()?;
+    let lock = catalog
+        .psql_background("BEGIN; SELECT * FROM iceberg_tables FOR UPDATE; SELECT pg_sleep(120)")?;
+    let sleeping = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() \
+         AND wait_event = 'PgSleep'";
+    poll("the row is locked", || Ok(!catalog.psql(sleeping)?.is_empty()))?;
+    let sync = project.start(&Project::SYNC)?;
+    let mut first = String::new();
+    poll("the swap waits", || {
+        first = catalog.psql(WAITING)?;
+        Ok(!first.is_empty())
+    })?;
+    poll("it is cancelled and another waits", || {
+        let waiting = catalog.psql(WAITING)?;
+        Ok(!waiting.is_empty() && waiting != first)
+    })?;
+    drop(lock);
+    sync.wait()?.succeeded()?;
+    assert_eq!(catalog.psql(TABLES)?, "1|1");
+    let current = catalog.psql("SELECT metadata_location FROM iceberg_tables")?;
+    assert!(current.contains("/00001-"), "{current}");
     Ok(())
 }
