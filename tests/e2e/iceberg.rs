@@ -8,6 +8,7 @@ mod clear;
 mod commits;
 mod foreign;
 mod forms;
+mod jdbc;
 mod partitions;
 mod proof;
 mod pruning;
@@ -86,7 +87,7 @@ macro_rules! suite {
 suite! {
     sqlite_on_files: Sqlite, Local, yes;
     sqlite_on_s3: Sqlite, S3, no;
-    postgres_on_files: Postgres, Local, no;
+    postgres_on_files: Postgres, Local, yes;
     postgres_on_s3: Postgres, S3, no;
     rest_on_s3: Rest, S3, no;
     glue_on_files: Glue, Local, no;

@@ -130,6 +130,8 @@ pub enum WriterError {
         doing: String,
         /// Whether trying again may succeed.
         transient: bool,
+        /// What to do about it; empty when that is not known.
+        remedy: &'static str,
         /// Its word.
         source: Box<dyn Error + Send + Sync>,
     },
@@ -259,6 +261,9 @@ impl WriterError {
                 "wait for the other run to end, or stop it, then try again".to_owned(),
             ),
             E::Iceberg { .. } | E::BadTable { .. } => (ErrorCode::Destination, String::new()),
+            E::Catalog { remedy, .. } if !remedy.is_empty() => {
+                (ErrorCode::Destination, (*remedy).to_owned())
+            }
             E::Catalog { .. } => (
                 ErrorCode::Destination,
                 "make sure that the catalog of destination.json can be reached and written"
