@@ -154,7 +154,9 @@ pub fn a_table_is_partitioned_anew_by_the_sync_after_the_change(pair: Pair) -> R
          FROM generate_series(1, 100) i",
     )?;
     let table = lake.table("t");
-    let rounds: [(&str, &[(&str, &str, &str)], usize); 5] = [
+    // What is set, the spec's fields (name, column, transform), partitions with rows.
+    type Round = (&'static str, &'static [(&'static str, &'static str, &'static str)], usize);
+    let rounds: [Round; 5] = [
         ("", &[], 1),
         // Source's spelling, destination's spelling; in the order of the text.
         (

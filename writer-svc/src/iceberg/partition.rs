@@ -277,3 +277,109 @@ impl Split for Arc<Partitions> {
         Ok(groups.collect())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{Date32Array, Decimal64Array, FixedSizeBinaryArray, StringArray};
+    use arrow::datatypes::Field as ArrowField;
+    use iceberg::spec::Literal;
+
+    use super::*;
+    use crate::iceberg::schema;
+
+    fn problem(regex: &str) -> String {
+        parse(regex, &["id", "Kind of", "kind-of", "at"]).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn fields_are_columns_with_transforms_in_their_order() {
+        let field =
+            |source, column: &str, transform| Field { source, column: column.into(), transform };
+        assert_eq!(
+            parse(" /{at, day}/ {'ID2',Bucket[ 16 ]}/{now(), hour}/", &["at", "ID2"]).unwrap(),
+            [
+                field(Some(0), "at", Transform::Day),
+                field(Some(1), "id2", Transform::Bucket(16)),
+                field(None, OLAKE_TIMESTAMP, Transform::Hour),
+            ]
+        );
+        assert_eq!(parse(" / ", &["at"]).unwrap(), []);
+        // The source's spelling goes before the destination's.
+        assert_eq!(parse("{a_b,void}", &["a b", "a_b"]).unwrap()[0].source, Some(1));
+    }
+
+    #[test]
+    fn what_is_no_field_is_said_with_its_place() {
+        for (regex, said) in [
+            ("/{id, identity", "at character 2: '{' without a '}'"),
+            ("/{id, identity}/x", "at character 16: \"x\" stands outside of braces"),
+            ("/{gone, identity}", "at character 2: there is no column \"gone\""),
+            ("/{kind_of, identity}", "could be each of \"Kind of\", \"kind-of\""),
+            ("/{id, bucket}", "\"bucket\" is none of"),
+            ("/{id, bucket[-1]}", "\"bucket[-1]\" is none of"),
+            ("/{id, truncate[2147483648]}", "is none of"),
+            ("/{id,,YYYY}", "has 3 parts"),
+        ] {
+            assert!(problem(regex).contains(said), "{regex}: {}", problem(regex));
+        }
+    }
+
+    #[test]
+    fn a_name_gives_the_values_back_of_which_it_was_made() {
+        let uuid = ArrowField::new("u", DataType::FixedSizeBinary(16), true)
+            .with_metadata([("ARROW:extension:name".into(), "arrow.uuid".into())].into());
+        let layout = ArrowSchema::new(vec![
+            ArrowField::new("s", DataType::Utf8, true),
+            ArrowField::new("d", DataType::Date32, true),
+            ArrowField::new("n", DataType::Decimal128(9, 2), true),
+            uuid,
+        ]);
+        let plan = schema::plan("d.t", None, &layout, &[]).unwrap();
+        let regex = "{s,identity}{d,month}{n,truncate[100]}{u,bucket[4]}{d,void}";
+        let fields = parse(regex, &["s", "d", "n", "u"]).unwrap();
+        let spec = spec(regex, &fields, &plan.table).unwrap();
+        let names: Vec<_> = spec.fields().iter().map(|field| field.name.as_str()).collect();
+        assert_eq!(names, ["s", "d_month", "n_trunc", "u_bucket", "d_null"]);
+        let partitions = Partitions::new(&spec, &plan.table, &plan.arrow).unwrap().unwrap();
+
+        let money = Decimal64Array::from(vec![Some(-5), Some(-100), None, Some(-5)]);
+        let uuids = [[0_u8; 16], [255; 16], [0; 16], [0; 16]];
+        // As it comes: decimals in 64 bits.
+        let batch = RecordBatch::try_from_iter([
+            (
+                "s",
+                Arc::new(StringArray::from(vec![Some(""), Some("é/="), None, Some("")]))
+                    as ArrayRef,
+            ),
+            ("d", Arc::new(Date32Array::from(vec![Some(-1), Some(0), None, Some(-31)]))),
+            ("n", Arc::new(money.with_precision_and_scale(9, 2).unwrap())),
+            ("u", Arc::new(FixedSizeBinaryArray::try_from_iter(uuids.iter()).unwrap())),
+        ])
+        .unwrap();
+        let split = partitions.split(&batch, &batch).unwrap();
+        let rows: Vec<_> = split.iter().map(|(_, rows)| rows.values().to_vec()).collect();
+        assert_eq!(rows, [vec![0, 3], vec![1], vec![2]]);
+        let values: Vec<_> =
+            split.iter().map(|(name, _)| partitions.values(name).unwrap()).collect();
+        let first =
+            [Some(Literal::string("")), Some(Literal::int(-1)), Some(Literal::decimal(-100))];
+        assert_eq!(values[0].fields()[..3], first);
+        assert_eq!(values[1].fields()[2], Some(Literal::decimal(-100)));
+        assert_eq!(values[2].fields()[..3], [None, None, None]);
+        assert!(
+            values.iter().all(|values| values.fields().len() == 5 && values.fields()[4].is_none())
+        );
+    }
+
+    #[test]
+    fn a_field_is_not_named_as_another_column_is() {
+        let column = |name: &str| ArrowField::new(name, DataType::Int32, true);
+        let layout = ArrowSchema::new(vec![column("a"), column("a_bucket")]);
+        let plan = schema::plan("d.t", None, &layout, &[]).unwrap();
+        let fields =
+            parse("{a,bucket[2]}{a,bucket[3]}{a_bucket,identity}", &["a", "a_bucket"]).unwrap();
+        let spec = spec("", &fields, &plan.table).unwrap();
+        let names: Vec<_> = spec.fields().iter().map(|field| field.name.as_str()).collect();
+        assert_eq!(names, ["a_bucket_", "a_bucket__", "a_bucket"]);
+    }
+}

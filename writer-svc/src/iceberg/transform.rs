@@ -6,9 +6,9 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, Date32Array, Int32Array};
+use arrow::array::{Array, ArrayRef, AsArray, Int32Array};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Date32Type, TimeUnit, TimestampMicrosecondType};
+use arrow::datatypes::{DataType, Date32Type, TimestampMicrosecondType};
 use iceberg::spec::Transform;
 use iceberg::transform::create_transform_function;
 
@@ -23,18 +23,22 @@ const HOUR: i64 = 3_600_000_000;
 pub fn apply(transform: Transform, column: &ArrayRef) -> Result<ArrayRef, WriterError> {
     let column = widened(column)?;
     Ok(match transform {
-        Transform::Year => {
-            Arc::new(since_1970(&column, |at| Date::from_days(day(at)).year - 1970)?)
-        }
-        Transform::Month => Arc::new(since_1970(&column, |at| {
-            let date = Date::from_days(day(at));
+        Transform::Year => Arc::new(of_days(&column, |days| Date::from_days(days).year - 1970)?),
+        Transform::Month => Arc::new(of_days(&column, |days| {
+            let date = Date::from_days(days);
             (date.year - 1970) * 12 + i64::from(date.month) - 1
         })?),
         Transform::Day => {
-            let days = since_1970(&column, day)?;
+            let days = of_days(&column, |days| days)?;
             Arc::new(days.reinterpret_cast::<Date32Type>()) as ArrayRef
         }
-        Transform::Hour => Arc::new(since_1970(&column, |at| at.div_euclid(HOUR))?),
+        Transform::Hour => match column.as_primitive_opt::<TimestampMicrosecondType>() {
+            Some(times) => {
+                let hours: Int32Array = times.unary(|time| fit(time.div_euclid(HOUR)));
+                Arc::new(hours)
+            }
+            None => return Err(no_time(column.data_type())),
+        },
         other => create_transform_function(&other)
             .and_then(|function| function.transform(column))
             .map_err(WriterError::iceberg(format!("partitioning by {other}")))?,
@@ -50,32 +54,32 @@ fn widened(column: &ArrayRef) -> Result<ArrayRef, WriterError> {
         .map_err(|source| WriterError::Arrow { doing: "widening a decimal".into(), source })
 }
 
-fn day(microseconds: i64) -> i64 {
-    microseconds.div_euclid(DAY)
+/// Numbers made of days since 1970.
+fn of_days(column: &ArrayRef, number: impl Fn(i64) -> i64) -> Result<Int32Array, WriterError> {
+    if let Some(dates) = column.as_primitive_opt::<Date32Type>() {
+        return Ok(dates.unary(|days| fit(number(i64::from(days)))));
+    }
+    match column.as_primitive_opt::<TimestampMicrosecondType>() {
+        Some(times) => Ok(times.unary(|time| fit(number(time.div_euclid(DAY))))),
+        None => Err(no_time(column.data_type())),
+    }
 }
 
-/// Numbers made of microseconds since 1970. What 32 bits do not hold (hours
-/// after the year 246,953) is their greatest number: the order stays.
-fn since_1970(column: &ArrayRef, number: impl Fn(i64) -> i64) -> Result<Int32Array, WriterError> {
-    let fit =
-        |number: i64| i32::try_from(number).unwrap_or(if number < 0 { i32::MIN } else { i32::MAX });
-    match column.data_type() {
-        DataType::Date32 => {
-            let days: &Date32Array = column.as_primitive();
-            // No date is as far as 2^63 microseconds away and one day long.
-            Ok(days.unary(|days| fit(number(i64::from(days).saturating_mul(DAY)))))
-        }
-        DataType::Timestamp(TimeUnit::Microsecond, _) => {
-            let times = column.as_primitive::<TimestampMicrosecondType>();
-            Ok(times.unary(|time| fit(number(time))))
-        }
-        other => Err(WriterError::Internal(format!("no date is in a column of {other}"))),
-    }
+/// What 32 bits do not hold (hours after the year 246,953) is their greatest
+/// number: the order stays.
+fn fit(number: i64) -> i32 {
+    i32::try_from(number).unwrap_or(if number < 0 { i32::MIN } else { i32::MAX })
+}
+
+fn no_time(kind: &DataType) -> WriterError {
+    WriterError::Internal(format!("no date or time is in a column of {kind}"))
 }
 
 #[cfg(test)]
 mod tests {
-    use arrow::array::{Decimal64Array, Int64Array, StringArray, TimestampMicrosecondArray};
+    use arrow::array::{
+        Date32Array, Decimal64Array, Int64Array, StringArray, TimestampMicrosecondArray,
+    };
     use arrow::datatypes::Int32Type;
 
     use super::*;
@@ -112,15 +116,19 @@ mod tests {
 
     #[test]
     fn the_ends_of_postgresqls_calendar_have_their_place() {
-        // 4714-11-24 BC and 294276-12-31 23:59:59.999999
-        let ends = [-210_866_803_200_000_000, 9_224_318_015_999_999_999];
-        let ends = || TimestampMicrosecondArray::from(ends.to_vec());
-        assert_eq!(numbers(Transform::Year, ends()), [Some(-6683), Some(292_306)]);
-        assert_eq!(numbers(Transform::Month, ends()), [Some(-80_186), Some(292_306 * 12 + 11)]);
-        assert_eq!(numbers(Transform::Day, ends()), [Some(-2_440_588), Some(106_751_991 + 12_771)]);
+        // 4714-11-24 BC and 294247-01-10 04:00:54.775807, the last that fits.
+        let ends = || TimestampMicrosecondArray::from(vec![-210_866_803_200_000_000, i64::MAX]);
+        assert_eq!(numbers(Transform::Year, ends()), [Some(-6683), Some(292_277)]);
+        assert_eq!(numbers(Transform::Month, ends()), [Some(-80_186), Some(292_277 * 12)]);
+        assert_eq!(numbers(Transform::Day, ends()), [Some(-2_440_588), Some(106_751_991)]);
         assert_eq!(numbers(Transform::Hour, ends()), [Some(-58_574_112), Some(i32::MAX)]);
-        let dates = Date32Array::from(vec![Some(-2_440_588), None, Some(-1), Some(2_145_031_948)]);
-        assert_eq!(numbers(Transform::Year, dates), [Some(-6683), None, Some(-1), Some(5_872_927)]);
+        // 5874897-12-31
+        let dates =
+            || Date32Array::from(vec![Some(-2_440_588), None, Some(-1), Some(2_145_042_905)]);
+        let years = [Some(-6683), None, Some(-1), Some(5_872_927)];
+        assert_eq!(numbers(Transform::Year, dates()), years);
+        let days: Vec<_> = dates().iter().collect();
+        assert_eq!(numbers(Transform::Day, dates()), days);
     }
 
     /// The table of hash values in the spec's Appendix B; bucket\[2^31 - 1\] is
