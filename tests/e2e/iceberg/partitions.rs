@@ -40,15 +40,17 @@ const COUNT: u64 = 9;
 
 /// A table for each, by every type that takes the transform (but identity of a
 /// time, which ClickHouse takes for seconds).
-const TABLES: [(&str, &str, &[&str]); 8] = [
-    ("by_identity", "identity", &["i", "l", "n9", "n18", "n38", "day", "ts", "tz", "s", "y", "b"]),
+const TABLES: [(&str, &str, &[&str]); 10] = [
+    ("by_identity", "identity", &["i", "l", "day", "ts", "tz", "s", "y", "b"]),
     (
         "by_bucket",
         "bucket[7]",
         &["i", "l", "n9", "n18", "n38", "day", "clock", "ts", "tz", "s", "u", "y"],
     ),
+    ("by_truncate", "truncate[3]", &["i", "l", "s", "y"]),
+    ("by_decimal", "identity", &["n9", "n18", "n38"]),
     // ClickHouse truncates no decimal of more than 18 digits.
-    ("by_truncate", "truncate[3]", &["i", "l", "n9", "n18", "s", "y"]),
+    ("by_cut_decimal", "truncate[3]", &["n9", "n18"]),
     ("by_year", "year", &["day", "ts", "tz"]),
     ("by_month", "month", &["day", "ts", "tz"]),
     ("by_day", "day", &["day", "ts", "tz"]),
@@ -118,7 +120,11 @@ pub fn every_transform_puts_every_row_where_readers_look_for_it(pair: Pair) -> R
         let wanted: Vec<_> = columns.iter().map(|column| (*column, transform)).collect();
         assert_eq!(found, wanted, "{name}");
         for engine in Engine::ALL {
-            for (condition, found) in CONDITIONS.iter().zip(table.counts(engine, &CONDITIONS)?) {
+            let conditions: Vec<&str> = CONDITIONS
+                .into_iter()
+                .filter(|condition| understands(engine, transform, columns, condition))
+                .collect();
+            for (condition, found) in conditions.iter().zip(table.counts(engine, &conditions)?) {
                 let count = project
                     .database()
                     .psql(&format!("SELECT count(*) FROM {name} WHERE {condition}"))?;
@@ -143,6 +149,18 @@ pub fn every_transform_puts_every_row_where_readers_look_for_it(pair: Pair) -> R
         assert_eq!(opened.iter().map(Vec::len).collect::<Vec<_>>(), [files], "{name}: {condition}");
     }
     Ok(())
+}
+
+/// What an engine can be asked of a table: DuckDB fails on partition values
+/// that are negative decimals; it and ClickHouse cut times before 1970 towards
+/// it where Iceberg floors them, and so look for them in the wrong partition.
+fn understands(engine: Engine, transform: &str, columns: &[&str], condition: &str) -> bool {
+    let by_time = ["year", "month", "day", "hour"].contains(&transform);
+    match engine {
+        Engine::PyIceberg => true,
+        Engine::DuckDb if columns[0] == "n9" => false,
+        Engine::DuckDb | Engine::ClickHouse => !(by_time && condition.contains("'19")),
+    }
 }
 
 pub fn a_table_is_partitioned_anew_by_the_sync_after_the_change(pair: Pair) -> Result<()> {
