@@ -10,9 +10,11 @@ mod foreign;
 mod forms;
 mod proof;
 mod pruning;
+mod refusals;
 mod replace;
 mod shop;
 mod types;
+mod uploads;
 
 use anyhow::Result;
 use tests::iceberg::pair::{Catalog, Pair, Store};
@@ -80,7 +82,7 @@ macro_rules! suite {
 
 suite! {
     sqlite_on_files: Sqlite, Local, yes;
-    sqlite_on_s3: Sqlite, S3, no;
+    sqlite_on_s3: Sqlite, S3, yes;
     postgres_on_files: Postgres, Local, no;
     postgres_on_s3: Postgres, S3, no;
     rest_on_s3: Rest, S3, no;

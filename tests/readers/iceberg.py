@@ -17,12 +17,16 @@ nothing but the time it takes to start.
     append    columns, rows       as a foreign writer
     rewrite                       its own rows in new files, as compaction does
     drop                          the table with its files
+    objects   location            what lies in and below that place of a bucket,
+                                  and what is being uploaded there
+    forbid    location            nobody may write there any more
 """
 
 import json
 import sys
 import traceback
 
+import boto3
 import iceberg_engines
 import reader
 from iceberg_values import arrow_column, parsed, printed
@@ -267,8 +271,42 @@ def drop(catalog, request):
     catalog.purge_table(request["table"])
 
 
+# --- the store ----------------------------------------------------------------
+
+
+def store(request):
+    """A client of the S3 store, and bucket and prefix of the location."""
+    properties = request["catalog"]
+    client = boto3.client(
+        "s3",
+        endpoint_url=properties["s3.endpoint"],
+        region_name=properties["s3.region"],
+        aws_access_key_id=properties["s3.access-key-id"],
+        aws_secret_access_key=properties["s3.secret-access-key"],
+    )
+    bucket, _, prefix = request["location"].removeprefix("s3://").partition("/")
+    return client, bucket, prefix
+
+
+def objects(catalog, request):
+    client, bucket, prefix = store(request)
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+    keys = sorted(item["Key"] for page in pages for item in page.get("Contents", []))
+    uploads = client.list_multipart_uploads(Bucket=bucket, Prefix=prefix).get("Uploads", [])
+    print_json({"objects": keys, "uploads": sorted(upload["Key"] for upload in uploads)})
+
+
+def forbid(catalog, request):
+    client, bucket, prefix = store(request)
+    statement = {"Effect": "Deny", "Principal": "*", "Action": "s3:PutObject"}
+    statement["Resource"] = f"arn:aws:s3:::{bucket}/{prefix}/*"
+    policy = {"Version": "2012-10-17", "Statement": [statement]}
+    client.put_bucket_policy(Bucket=bucket, Policy=json.dumps(policy))
+
+
 COMMANDS = {
-    command.__name__: command for command in (read, count, plan, describe, tables, create, append, rewrite, drop)
+    command.__name__: command
+    for command in (read, count, plan, describe, tables, create, append, rewrite, drop, objects, forbid)
 }
 
 

@@ -28,7 +28,8 @@
 //! Memory: one stream holds at most [`receive::QUEUE`] undecoded messages, one
 //! decoded batch and its destination form, one row group
 //! ([`Options::row_group_bytes`]) and, when the table is partitioned, the
-//! sorter's buffer ([`Options::sort_bytes`]); a message is no larger than
+//! sorter's buffer ([`Options::sort_bytes`]); on its way to an object store,
+//! [`Options::upload_parts`] + 1 parts of [`Options::upload_part_bytes`]; a message is no larger than
 //! [`Options::max_row_bytes`] plus [`proto::limits::MESSAGE_SLACK`], and no
 //! more than [`Options::max_streams`] streams are received at once. Nothing
 //! grows with the table or with its number of partitions.
@@ -81,6 +82,16 @@ pub struct Options {
     #[arg(long, env = "TIDEWATER_SORT_BYTES", default_value_t = 64 << 20,
           value_parser = clap::value_parser!(u64).range(1 << 16..1 << 40))]
     pub sort_bytes: u64,
+
+    /// Bytes of a part of a file on its way to an object store.
+    #[arg(long, env = "TIDEWATER_UPLOAD_PART_BYTES", default_value_t = 8 << 20,
+          value_parser = clap::value_parser!(u64).range(5 << 20..1 << 30))]
+    pub upload_part_bytes: u64,
+
+    /// Parts that a stream sends at once.
+    #[arg(long, env = "TIDEWATER_UPLOAD_PARTS", default_value_t = 2,
+          value_parser = clap::value_parser!(u16).range(1..))]
+    pub upload_parts: u16,
 }
 
 impl Default for Options {
@@ -90,6 +101,8 @@ impl Default for Options {
             max_streams: 16,
             row_group_bytes: 64 << 20,
             sort_bytes: 64 << 20,
+            upload_part_bytes: 8 << 20,
+            upload_parts: 2,
         }
     }
 }

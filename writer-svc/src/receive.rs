@@ -223,7 +223,7 @@ struct Rows {
 impl Rows {
     fn new(chunk: &Chunk, options: &Options) -> Result<Self, WriterError> {
         let request = &chunk.request;
-        let target = target::of(request.destination.as_ref(), request.table.as_ref())?;
+        let target = target::of(request.destination.as_ref(), request.table.as_ref(), options)?;
         let mut layout = Layout::new(&chunk.schema, request)?;
         let partitioning = target.partitioning(&chunk.schema, request.processed_at)?;
         let (stage, schema) = target.stage(request, layout.schema())?;

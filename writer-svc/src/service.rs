@@ -66,7 +66,8 @@ impl Writer for WriterService {
         request: Request<WriterCheckRequest>,
     ) -> Result<Response<WriterCheckResponse>, Status> {
         let request = request.into_inner();
-        blocking(move || target::check(request.destination.as_ref())).await?;
+        let options = Arc::clone(&self.options);
+        blocking(move || target::check(request.destination.as_ref(), &options)).await?;
         Ok(Response::new(WriterCheckResponse {}))
     }
 
@@ -75,8 +76,10 @@ impl Writer for WriterService {
         request: Request<PrepareRequest>,
     ) -> Result<Response<PrepareResponse>, Status> {
         let request = request.into_inner();
+        let options = Arc::clone(&self.options);
         let response = blocking(move || {
-            let target = target::of(request.destination.as_ref(), request.table.as_ref())?;
+            let target =
+                target::of(request.destination.as_ref(), request.table.as_ref(), &options)?;
             if let Some(table) = &request.table {
                 check_table(target.as_ref(), table, &request.columns)?;
             }
@@ -91,8 +94,10 @@ impl Writer for WriterService {
         request: Request<CommitRequest>,
     ) -> Result<Response<CommitResponse>, Status> {
         let request = request.into_inner();
+        let options = Arc::clone(&self.options);
         let response = blocking(move || {
-            let target = target::of(request.destination.as_ref(), request.table.as_ref())?;
+            let target =
+                target::of(request.destination.as_ref(), request.table.as_ref(), &options)?;
             let Committed { record, already, location } = target.commit(&request)?;
             tracing::info!(
                 table = location,
@@ -110,8 +115,9 @@ impl Writer for WriterService {
 
     async fn drop(&self, request: Request<DropRequest>) -> Result<Response<DropResponse>, Status> {
         let request = request.into_inner();
+        let options = Arc::clone(&self.options);
         let existed = blocking(move || {
-            target::of(request.destination.as_ref(), request.table.as_ref())?.drop_table()
+            target::of(request.destination.as_ref(), request.table.as_ref(), &options)?.drop_table()
         });
         Ok(Response::new(DropResponse { existed: existed.await? }))
     }

@@ -7,6 +7,7 @@ use arrow::datatypes::{Schema, SchemaRef};
 use proto::v1::destination::Kind;
 use proto::v1::{CommitRecord, CommitRequest, Destination, PrepareRequest, StageRequest, Table};
 
+use crate::Options;
 use crate::error::WriterError;
 use crate::iceberg::{self, IcebergTable};
 use crate::parquet::{self, ParquetTable};
@@ -70,20 +71,21 @@ pub trait Target: Send + Sync {
 pub fn of(
     destination: Option<&Destination>,
     table: Option<&Table>,
+    options: &Options,
 ) -> Result<Box<dyn Target>, WriterError> {
     let table =
         table.ok_or_else(|| WriterError::InvalidRequest("the request has no table".into()))?;
     Ok(match kind(destination)? {
         Kind::Parquet(parquet) => Box::new(ParquetTable::new(parquet, table)?),
-        Kind::Iceberg(iceberg) => Box::new(IcebergTable::new(iceberg, table)?),
+        Kind::Iceberg(iceberg) => Box::new(IcebergTable::new(iceberg, table, options)?),
     })
 }
 
 /// Whether the destination can be written, tried for real; leaves nothing behind.
-pub fn check(destination: Option<&Destination>) -> Result<(), WriterError> {
+pub fn check(destination: Option<&Destination>, options: &Options) -> Result<(), WriterError> {
     match kind(destination)? {
         Kind::Parquet(parquet) => parquet::check::check(&storage::local_path(parquet)?),
-        Kind::Iceberg(iceberg) => iceberg::check::check(iceberg),
+        Kind::Iceberg(iceberg) => iceberg::check::check(iceberg, options),
     }
 }
 

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Result;
+use serde::Deserialize;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -17,6 +18,7 @@ use crate::proxy::Proxy;
 use crate::run::Project;
 use crate::supervised::percent_encoded;
 use crate::truth::destination_name;
+use crate::watch;
 
 /// The catalog's name, which the JDBC catalog keeps with every table: the
 /// default of destination.json's `catalog_name`.
@@ -198,11 +200,41 @@ impl Warehouse {
         self.table(&format!("{}.{}", namespace_of(project, namespace), destination_name(name)))
     }
 
+    /// Every file: in the directory, and of a bucket "bucket/key".
+    pub fn files(&self) -> Result<Vec<PathBuf>> {
+        let mut files = watch::files(self.directory());
+        if self.store.is_some() {
+            files.extend(self.bucket()?.objects.into_iter().map(PathBuf::from));
+        }
+        Ok(files)
+    }
+
+    /// Objects whose upload to the bucket has begun and not ended.
+    pub fn uploads(&self) -> Result<Vec<String>> {
+        Ok(self.bucket()?.uploads)
+    }
+
+    fn bucket(&self) -> Result<Bucket> {
+        self.client().ask("objects", json!({"location": self.location()}))
+    }
+
+    /// From now on the S3 store lets nobody write into this warehouse.
+    pub fn forbid_writes(&self) -> Result<()> {
+        self.client().call("forbid", json!({"location": self.location()})).map(drop)
+    }
+
     /// The names of a namespace's tables, in order; none when there is no such
     /// namespace.
     pub fn tables(&self, namespace: &str) -> Result<Option<Vec<String>>> {
         self.client().ask("tables", json!({"namespace": namespace}))
     }
+}
+
+/// What a bucket holds of a warehouse.
+#[derive(Debug, Deserialize)]
+struct Bucket {
+    objects: Vec<String>,
+    uploads: Vec<String>,
 }
 
 /// The destination's namespace of a source schema, as the default names have it.

@@ -1,8 +1,14 @@
-//! Where the objects of tables lie: `file:///…` now; a store of objects has
-//! the same few operations.
+//! Where the objects of tables lie: `file:///…` or `s3://bucket/…`.
 //!
 //! Locations are URLs. An object is whole and durable as soon as it is seen;
 //! directories exist only as far as objects lie in them.
+//!
+//! - [`s3`]: a bucket; [`upload`]: a large object on its way into it;
+//!   [`refusal`]: what it means when the store refuses
+
+pub mod refusal;
+pub mod s3;
+pub mod upload;
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
@@ -13,9 +19,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use proto::v1::Iceberg;
 
+use crate::Options;
 use crate::error::WriterError;
 use crate::stage::Sink;
 use crate::storage as files;
+use crate::target::file_bytes;
 
 /// How often a directory may vanish before a file is in it.
 const RACES: usize = 100;
@@ -52,16 +60,44 @@ pub trait Storage: Send + Sync + fmt::Debug {
     }
 }
 
-/// The storage that a destination's warehouse is in.
-pub fn open(iceberg: &Iceberg) -> Result<Arc<dyn Storage>, WriterError> {
+/// What an upload may hold.
+#[derive(Clone, Copy, Debug)]
+pub struct Uploads {
+    /// Bytes of a part.
+    pub part_bytes: usize,
+    /// Parts on their way at once, of one upload.
+    pub parts: usize,
+}
+
+impl Uploads {
+    /// A store takes no more parts of one object than this (S3: 10,000), so
+    /// large files have larger ones.
+    const MOST: u64 = 8_000;
+
+    /// For files of about `file_bytes`.
+    pub fn of(options: &Options, file_bytes: u64) -> Self {
+        let bytes = options.upload_part_bytes.max(file_bytes / Self::MOST);
+        let part_bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+        Uploads { part_bytes, parts: options.upload_parts.into() }
+    }
+}
+
+/// The storage that a destination's warehouse is in. Of a bucket, call it
+/// within a runtime.
+pub fn open(iceberg: &Iceberg, options: &Options) -> Result<Arc<dyn Storage>, WriterError> {
     let warehouse = &iceberg.warehouse;
+    if s3::split(warehouse).is_some() {
+        let settings = iceberg.s3.clone().unwrap_or_default();
+        let uploads = Uploads::of(options, file_bytes(iceberg.max_file_size_mb));
+        return Ok(Arc::new(s3::S3Storage::new(warehouse, &settings, uploads)?));
+    }
     match path_of(warehouse) {
         Some(path) if files::is_inside(path.strip_prefix("/").unwrap_or(&path)) => {
             Ok(Arc::new(LocalStorage::new(path)))
         }
         _ => Err(WriterError::invalid_table(
-            format!("the warehouse {warehouse:?} is not file:///path with an absolute path"),
-            "set iceberg_s3_path to file:///path/of/the/warehouse",
+            format!("the warehouse {warehouse:?} is neither file:///path nor s3://bucket/prefix"),
+            "set iceberg_s3_path to s3://bucket/prefix or file:///path/of/the/warehouse",
         )),
     }
 }
@@ -298,14 +334,14 @@ mod tests {
 
     #[test]
     fn a_warehouse_elsewhere_or_without_a_path_is_refused() {
-        for warehouse in ["", "s3://bucket/x", "relative", "file://", "file:///", "file:///a/../b"]
+        for warehouse in ["", "s3://", "s3:///x", "gs://bucket/x", "relative", "file://", "file:///", "file:///a/../b"]
         {
             let iceberg = Iceberg { warehouse: warehouse.into(), ..Default::default() };
-            assert!(open(&iceberg).is_err(), "{warehouse:?}");
+            assert!(open(&iceberg, &Options::default()).is_err(), "{warehouse:?}");
         }
         for warehouse in ["file:///a/b", "file:/a", "/a"] {
             let iceberg = Iceberg { warehouse: warehouse.into(), ..Default::default() };
-            assert!(open(&iceberg).is_ok(), "{warehouse:?}");
+            assert!(open(&iceberg, &Options::default()).is_ok(), "{warehouse:?}");
         }
     }
 }
