@@ -200,7 +200,7 @@ impl Warehouse {
         self.table(&format!("{}.{}", namespace_of(project, namespace), destination_name(name)))
     }
 
-    /// Every file: in the directory, and of a bucket "bucket/key".
+    /// Every file in the directory, and the keys of every object in the bucket.
     pub fn files(&self) -> Result<Vec<PathBuf>> {
         let mut files = watch::files(self.directory());
         if self.store.is_some() {

@@ -334,8 +334,16 @@ mod tests {
 
     #[test]
     fn a_warehouse_elsewhere_or_without_a_path_is_refused() {
-        for warehouse in ["", "s3://", "s3:///x", "gs://bucket/x", "relative", "file://", "file:///", "file:///a/../b"]
-        {
+        for warehouse in [
+            "",
+            "s3://",
+            "s3:///x",
+            "gs://bucket/x",
+            "relative",
+            "file://",
+            "file:///",
+            "file:///a/../b",
+        ] {
             let iceberg = Iceberg { warehouse: warehouse.into(), ..Default::default() };
             assert!(open(&iceberg, &Options::default()).is_err(), "{warehouse:?}");
         }

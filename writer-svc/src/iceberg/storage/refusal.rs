@@ -113,7 +113,10 @@ pub fn refused(doing: &'static str, location: &str, error: &Error) -> WriterErro
             let message = tag(whole, "Message").unwrap_or_default();
             (of_code(code, status(whole)), format!("{code}: {message}"))
         }
-        None => (without_code(error, whole, last, transport), last.clone()),
+        None => {
+            let at = origin(whole).map(|origin| format!("{origin}: ")).unwrap_or_default();
+            (without_code(error, whole, last, transport), at + last)
+        }
     };
     // Whoever cannot log in at the credentials' source has none.
     let chain = ["169.254.", "security-credentials", "AssumeRoleWithWebIdentity"];
@@ -131,6 +134,14 @@ fn tag<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     rest.split_once(&format!("</{name}>")).map(|(inside, _)| inside)
 }
 
+/// Scheme and host of the first URL in a text.
+fn origin(text: &str) -> Option<&str> {
+    let url = text.split_whitespace().find(|word| word.contains("://"))?;
+    let (scheme, rest) = url.split_once("://")?;
+    let host = rest.split('/').next().unwrap_or(rest);
+    url.get(..scheme.len() + 3 + host.len())
+}
+
 /// The HTTP status that an error's text tells.
 fn status(text: &str) -> Option<u16> {
     let (_, rest) = text.split_once("status code: ")?;
@@ -141,8 +152,13 @@ fn of_code(code: &str, status: Option<u16>) -> Refusal {
     match code {
         "NoSuchKey" => Refusal::NoObject,
         "NoSuchBucket" => Refusal::NoBucket,
-        "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "InvalidToken" | "ExpiredToken"
-        | "TokenRefreshRequired" | "InvalidSecurity" | "NotSignedUp" => Refusal::Credentials,
+        "InvalidAccessKeyId"
+        | "SignatureDoesNotMatch"
+        | "InvalidToken"
+        | "ExpiredToken"
+        | "TokenRefreshRequired"
+        | "InvalidSecurity"
+        | "NotSignedUp" => Refusal::Credentials,
         "AccessDenied" | "AllAccessDisabled" => Refusal::Permission,
         "PermanentRedirect"
         | "AuthorizationHeaderMalformed"

@@ -112,10 +112,14 @@ impl S3Storage {
         match split(location) {
             Some((bucket, key)) if bucket == self.bucket => Key::parse(key)
                 .map_err(|e| WriterError::BadData(format!("{location} is no location: {e}"))),
-            _ => Err(WriterError::BadData(format!(
-                "{location} lies in another storage than the warehouse, the bucket {}",
-                self.bucket
-            ))),
+            _ => Err(WriterError::invalid_table(
+                format!(
+                    "{location} lies in another storage than the warehouse, the bucket {}",
+                    self.bucket
+                ),
+                "set iceberg_s3_path to where the table lies, or give the stream another \
+                 destination_table",
+            )),
         }
     }
 
@@ -216,7 +220,7 @@ const CHAIN: [Setting; 9] = [
 fn from_environment(settings: &[Setting]) -> AmazonS3Builder {
     let said = std::env::vars_os().filter_map(|(name, value)| {
         let name = name.to_str().filter(|name| name.starts_with("AWS_"))?;
-        let setting = name.to_ascii_lowercase().parse().ok()?;
+        let setting = name.to_ascii_lowercase().parse::<Setting>().ok()?;
         let value = value.into_string().ok().filter(|value| !value.is_empty())?;
         settings.contains(&setting).then_some((setting, value))
     });
@@ -303,11 +307,7 @@ fn client_options(settings: &S3, patience: Patience) -> ClientOptions {
 
 fn retry(patience: Patience) -> RetryConfig {
     RetryConfig {
-        backoff: BackoffConfig {
-            init_backoff: FIRST_PAUSE,
-            max_backoff: LONGEST_PAUSE,
-            base: 2.0,
-        },
+        backoff: BackoffConfig { init_backoff: FIRST_PAUSE, max_backoff: LONGEST_PAUSE, base: 2.0 },
         max_retries: RETRIES,
         retry_timeout: match patience {
             Patience::Short => FIRST_ANSWER,

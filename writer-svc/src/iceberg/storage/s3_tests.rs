@@ -17,7 +17,7 @@ const LIMITS: Uploads = Uploads { part_bytes: 10, parts: 2 };
 /// Runs `work` as the writer does: on a thread of the runtime that may block.
 fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    runtime.block_on(tokio::task::spawn_blocking(work)).unwrap()
+    runtime.block_on(runtime.spawn_blocking(work)).unwrap()
 }
 
 fn in_memory() -> S3Storage {
