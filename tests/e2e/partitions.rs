@@ -106,6 +106,26 @@ fn a_partition_that_cannot_be_is_an_error_before_anything_is_read() -> Result<()
     Ok(())
 }
 
+#[test]
+fn a_partitioned_table_has_no_more_files_in_a_directory_than_there_are_threads() -> Result<()> {
+    // A row fills a page: eight chunks of 8 MiB, but for the partitions.
+    let project = project(
+        "few",
+        "CREATE TABLE events (id int PRIMARY KEY, tenant int, padding text) WITH (fillfactor = 10);
+         INSERT INTO events SELECT i, i % 7, repeat('x', 700) FROM generate_series(1, 8000) i;",
+    )?;
+    project.edit("source.json", |source| source["max_threads"] = json!(2))?;
+    let files = |regex: &str| -> Result<usize> {
+        project.select(&["public.events"], json!({"partition_regex": regex}))?;
+        project.sync()?;
+        verify::equals_source(&project, &["public.events"])?;
+        Ok(watch::parquet_files(&project.table("public", "events")).len())
+    };
+    assert_eq!(files("")?, 8);
+    assert_eq!(files("/tenant={tenant,none,}")?, 2 * 7);
+    Ok(())
+}
+
 const MEGABYTE: u64 = 1024 * 1024;
 
 #[test]

@@ -64,7 +64,9 @@ fn a_load_whose_snapshot_is_lost_starts_again_under_a_new_one() -> Result<()> {
 
 #[test]
 fn a_server_that_restarts_costs_only_work() -> Result<()> {
-    let server = Arc::new(Server::start(&Options::default())?);
+    // Else the restart may lose what was committed just before it.
+    let options = Options::default().set("synchronous_commit", "on");
+    let server = Arc::new(Server::start(&options)?);
     let project = gate::project_on(&Database::on(&server, "crashed")?)?;
     let gate = Gate::shut(project.database(), "second")?;
     let sync = held(&project)?;

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayData, ArrayRef, AsArray, RecordBatch};
-use arrow::datatypes::{DataType, Field};
+use arrow::datatypes::DataType;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::file::properties::{
     EnabledStatistics, WriterProperties, WriterPropertiesBuilder, WriterVersion,
@@ -86,18 +86,13 @@ pub fn properties(sample: &RecordBatch, row_group_bytes: usize) -> WriterPropert
         .set_max_row_group_bytes(Some(row_group_bytes));
     let schema = sample.schema();
     for (field, column) in schema.fields().iter().zip(sample.columns()) {
-        if UNBOUNDED.contains(&field.name().as_str()) || is_uuid(field) {
+        if UNBOUNDED.contains(&field.name().as_str()) {
             let path = ColumnPath::from(field.name().as_str());
             builder = builder.set_column_statistics_enabled(path, EnabledStatistics::None);
         }
         builder = set_column(builder, vec![field.name().clone()], column);
     }
     builder.build()
-}
-
-/// Engines do not agree on the order of UUIDs, so none can use their bounds.
-fn is_uuid(field: &Field) -> bool {
-    field.extension_type_name() == Some("arrow.uuid")
 }
 
 fn set_column(

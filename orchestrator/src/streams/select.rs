@@ -172,6 +172,8 @@ fn select(
             split_column: split_column.to_owned(),
             filter,
             on_unrepresentable: policy.into(),
+            // Every chunk may have a file in every partition.
+            few_chunks: !selection.partition_regex.is_empty(),
         },
         table,
         columns,

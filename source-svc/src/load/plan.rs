@@ -24,6 +24,9 @@ const MIN_CHUNK_PAGES: u64 = 1024;
 const MAX_CHUNK_PAGES: u64 = 131_072;
 /// Chunks that each thread gets, to even out their times.
 const CHUNKS_PER_THREAD: u64 = 4;
+/// Pages of a chunk at most where few are wanted: 4 GiB. The writer may have to
+/// keep all of it on disk before it can write the first file.
+const MAX_FEW_CHUNK_PAGES: u64 = 4 * MAX_CHUNK_PAGES;
 
 /// A chunk and how to read it.
 #[derive(Clone, Debug, PartialEq)]
@@ -121,6 +124,10 @@ impl<'a> Sources<'a> {
         self.stream.relation.kind == Kind::PartitionedTable
     }
 
+    fn chunk_pages(&self) -> u64 {
+        chunk_pages(self.pages, self.threads, self.stream.few_chunks)
+    }
+
     /// The relation as it follows FROM.
     fn root(&self) -> String {
         let only = if self.stream.relation.kind == Kind::Table { "ONLY " } else { "" };
@@ -141,7 +148,7 @@ impl<'a> Sources<'a> {
 
     /// Ranges of pages, leaf by leaf.
     fn by_pages(&self) -> Vec<PlannedChunk> {
-        let size = chunk_pages(self.pages, self.threads);
+        let size = self.chunk_pages();
         let mut chunks = Vec::new();
         for leaf in &self.leaves {
             // A partition without pages has no rows: its size was read after
@@ -168,7 +175,7 @@ impl<'a> Sources<'a> {
         column: &str,
     ) -> Result<Vec<PlannedChunk>, SourceError> {
         let wanted = match self.paged {
-            true => self.pages.div_ceil(chunk_pages(self.pages, self.threads)),
+            true => self.pages.div_ceil(self.chunk_pages()),
             false => self.threads as u64,
         };
         let members = self.members();
@@ -190,10 +197,14 @@ impl<'a> Sources<'a> {
     }
 }
 
-/// Pages of one chunk.
-fn chunk_pages(pages: u64, threads: usize) -> u64 {
-    let chunks = (threads as u64).max(1) * CHUNKS_PER_THREAD;
-    pages.div_ceil(chunks).clamp(MIN_CHUNK_PAGES, MAX_CHUNK_PAGES)
+/// Pages of one chunk; `few`: chunks cost more than uneven times do.
+fn chunk_pages(pages: u64, threads: usize, few: bool) -> u64 {
+    let (each, most) = match few {
+        true => (1, MAX_FEW_CHUNK_PAGES),
+        false => (CHUNKS_PER_THREAD, MAX_CHUNK_PAGES),
+    };
+    let chunks = (threads as u64).max(1) * each;
+    pages.div_ceil(chunks).clamp(MIN_CHUNK_PAGES, most)
 }
 
 /// Half-open page ranges of `size` pages; the last has no end. One range for
@@ -280,10 +291,22 @@ mod tests {
     fn a_hundred_megabytes_already_use_every_thread() {
         let pages = 12_800;
         for threads in [1, 2, 3, 8] {
-            assert!(pages / chunk_pages(pages, threads) >= threads as u64, "{threads}");
+            assert!(pages / chunk_pages(pages, threads, false) >= threads as u64, "{threads}");
         }
-        assert_eq!(chunk_pages(0, 3), MIN_CHUNK_PAGES);
-        assert_eq!(chunk_pages(u64::MAX / 2, 3), MAX_CHUNK_PAGES);
+        assert_eq!(chunk_pages(0, 3, false), MIN_CHUNK_PAGES);
+        assert_eq!(chunk_pages(u64::MAX / 2, 3, false), MAX_CHUNK_PAGES);
+    }
+
+    #[test]
+    fn where_few_chunks_are_wanted_each_thread_gets_one() {
+        for pages in [12_800, 1_000_001, 3 * MAX_FEW_CHUNK_PAGES] {
+            for threads in [1, 2, 3] {
+                let chunks = pages.div_ceil(chunk_pages(pages, threads, true));
+                let most = pages.div_ceil(MAX_FEW_CHUNK_PAGES).max(threads as u64);
+                assert_eq!(chunks, most, "{pages} pages, {threads} threads");
+            }
+        }
+        assert_eq!(chunk_pages(100, 3, true), MIN_CHUNK_PAGES, "small tables stay whole");
     }
 
     #[test]

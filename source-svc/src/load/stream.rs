@@ -24,6 +24,8 @@ pub struct Stream {
     pub split_column: Option<String>,
     /// What becomes of a value that its destination type cannot hold.
     pub policy: OnUnrepresentable,
+    /// Plan no more chunks than readers.
+    pub few_chunks: bool,
 }
 
 /// What is wrong with a stream, each line naming its table.
@@ -78,6 +80,7 @@ impl Stream {
             filter,
             split_column,
             policy,
+            few_chunks: request.few_chunks,
         })
     }
 

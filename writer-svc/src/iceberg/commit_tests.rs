@@ -282,7 +282,11 @@ fn a_foreign_commit_in_between_is_built_upon() {
     // The refused attempt has left nothing: two commits, one foreign.
     let metadata = objects(&table, "metadata");
     let count = |mark: &str| metadata.iter().filter(|name| name.contains(mark)).count();
-    assert_eq!((count("snap-"), count("-d0"), count(".metadata.json")), (2, 1, 3), "{metadata:?}");
+    assert_eq!(
+        (count("snap-"), count("-d0.avro"), count(".metadata.json")),
+        (2, 1, 3),
+        "{metadata:?}"
+    );
 }
 
 #[test]
