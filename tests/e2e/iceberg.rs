@@ -82,7 +82,7 @@ macro_rules! suite {
 
 suite! {
     sqlite_on_files: Sqlite, Local, yes;
-    sqlite_on_s3: Sqlite, S3, no;
+    sqlite_on_s3: Sqlite, S3, yes;
     postgres_on_files: Postgres, Local, no;
     postgres_on_s3: Postgres, S3, no;
     rest_on_s3: Rest, S3, no;

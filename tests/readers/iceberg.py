@@ -13,12 +13,12 @@ nothing but the time it takes to start.
     plan      conditions          for each, the data files PyIceberg would open
     describe                      all of the table's metadata, as JSON
     tables    namespace           the names of its tables; null: no such namespace
+    files     location            every object below it, whosever
     create    columns, partition, properties   a table; columns are [name, type]
     append    columns, rows       as a foreign writer
     rewrite                       its own rows in new files, as compaction does
     drop                          the table with its files
-    objects   location            what lies in and below that place of a bucket,
-                                  and what is being uploaded there
+    uploads   location            what is being uploaded to that place of a bucket
     forbid    location            nobody may write there any more
 """
 
@@ -31,11 +31,13 @@ import iceberg_engines
 import reader
 from iceberg_values import arrow_column, parsed, printed
 from pyarrow import field as arrow_field, parquet, schema as arrow_schema, table as arrow_table
+from pyarrow.fs import FileSelector, FileType
 from pyiceberg import types
 from pyiceberg.catalog import load_catalog
 from pyiceberg.conversions import from_bytes
 from pyiceberg.exceptions import NoSuchNamespaceError
 from pyiceberg.expressions import AlwaysTrue
+from pyiceberg.io import load_file_io
 from pyiceberg.manifest import clear_manifest_cache
 from pyiceberg.partitioning import PartitionField, PartitionSpec
 from pyiceberg.schema import Schema
@@ -228,6 +230,14 @@ def tables(catalog, request):
     print_json(None if found is None else sorted(identifier[-1] for identifier in found))
 
 
+def files(catalog, request):
+    io = load_file_io(catalog.properties, request["location"])
+    scheme, host, path = io.parse_location(request["location"])
+    below = FileSelector(path, recursive=True, allow_not_found=True)
+    found = io.fs_by_scheme(scheme, host).get_file_info(below)
+    print_json(sorted(info.path for info in found if info.type == FileType.File))
+
+
 # --- writing ------------------------------------------------------------------
 
 
@@ -288,12 +298,10 @@ def store(request):
     return client, bucket, prefix
 
 
-def objects(catalog, request):
+def uploads(catalog, request):
     client, bucket, prefix = store(request)
-    pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-    keys = sorted(item["Key"] for page in pages for item in page.get("Contents", []))
-    uploads = client.list_multipart_uploads(Bucket=bucket, Prefix=prefix).get("Uploads", [])
-    print_json({"objects": keys, "uploads": sorted(upload["Key"] for upload in uploads)})
+    begun = client.list_multipart_uploads(Bucket=bucket, Prefix=prefix).get("Uploads", [])
+    print_json(sorted(upload["Key"] for upload in begun))
 
 
 def forbid(catalog, request):
@@ -306,7 +314,7 @@ def forbid(catalog, request):
 
 COMMANDS = {
     command.__name__: command
-    for command in (read, count, plan, describe, tables, create, append, rewrite, drop, objects, forbid)
+    for command in (read, count, plan, describe, tables, files, create, append, rewrite, drop, uploads, forbid)
 }
 
 

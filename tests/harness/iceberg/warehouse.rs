@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Result;
-use serde::Deserialize;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -18,7 +17,6 @@ use crate::proxy::Proxy;
 use crate::run::Project;
 use crate::supervised::percent_encoded;
 use crate::truth::destination_name;
-use crate::watch;
 
 /// The catalog's name, which the JDBC catalog keeps with every table: the
 /// default of destination.json's `catalog_name`.
@@ -200,22 +198,15 @@ impl Warehouse {
         self.table(&format!("{}.{}", namespace_of(project, namespace), destination_name(name)))
     }
 
-    /// Every file in the directory, and the keys of every object in the bucket.
-    pub fn files(&self) -> Result<Vec<PathBuf>> {
-        let mut files = watch::files(self.directory());
-        if self.store.is_some() {
-            files.extend(self.bucket()?.objects.into_iter().map(PathBuf::from));
-        }
-        Ok(files)
+    /// The paths of all objects below a location, the warehouse's or a table's,
+    /// whether a table knows them or not.
+    pub fn files(&self, location: &str) -> Result<Vec<String>> {
+        self.client().ask("files", json!({"location": location}))
     }
 
     /// Objects whose upload to the bucket has begun and not ended.
     pub fn uploads(&self) -> Result<Vec<String>> {
-        Ok(self.bucket()?.uploads)
-    }
-
-    fn bucket(&self) -> Result<Bucket> {
-        self.client().ask("objects", json!({"location": self.location()}))
+        self.client().ask("uploads", json!({"location": self.location()}))
     }
 
     /// From now on the S3 store lets nobody write into this warehouse.
@@ -228,13 +219,6 @@ impl Warehouse {
     pub fn tables(&self, namespace: &str) -> Result<Option<Vec<String>>> {
         self.client().ask("tables", json!({"namespace": namespace}))
     }
-}
-
-/// What a bucket holds of a warehouse.
-#[derive(Debug, Deserialize)]
-struct Bucket {
-    objects: Vec<String>,
-    uploads: Vec<String>,
 }
 
 /// The destination's namespace of a source schema, as the default names have it.
