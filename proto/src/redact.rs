@@ -95,6 +95,7 @@ impl fmt::Debug for S3 {
             .field("secret_key", &hide(&self.secret_key))
             .field("session_token", &hide(&self.session_token))
             .field("path_style", &self.path_style)
+            .field("profile", &self.profile)
             .finish()
     }
 }
@@ -106,11 +107,7 @@ impl Destination {
         let mut destination = self.clone();
         match &mut destination.kind {
             Some(Kind::Iceberg(iceberg)) => {
-                if let Some(s3) = &mut iceberg.s3 {
-                    s3.access_key.clear();
-                    s3.secret_key.clear();
-                    s3.session_token.clear();
-                }
+                iceberg.s3.as_mut().map(S3::forget_credentials);
                 match &mut iceberg.catalog {
                     Some(Catalog::Jdbc(jdbc)) => {
                         jdbc.username.clear();
@@ -122,9 +119,21 @@ impl Destination {
                     None => {}
                 }
             }
-            Some(Kind::Parquet(_)) | None => {}
+            Some(Kind::Parquet(parquet)) => {
+                parquet.s3.as_mut().map(S3::forget_credentials);
+            }
+            None => {}
         }
         destination
+    }
+}
+
+impl S3 {
+    fn forget_credentials(&mut self) {
+        self.access_key.clear();
+        self.secret_key.clear();
+        self.session_token.clear();
+        self.profile.clear();
     }
 }
 

@@ -12,7 +12,8 @@ use proto::Fault;
 use proto::v1::ErrorCode;
 use rustix::io::Errno;
 
-use crate::iceberg::storage::refusal::Refusal;
+use crate::s3::Names;
+use crate::s3::refusal::Refusal;
 use crate::storage::PRIVATE;
 
 /// An error of the writer. `Display` says itself, never its source.
@@ -35,6 +36,8 @@ pub enum WriterError {
         doing: &'static str,
         /// What it was done to.
         location: String,
+        /// What the store's settings are called.
+        names: &'static Names,
         /// Which kind of refusal.
         refusal: Refusal,
         /// The store's word, without secrets.
@@ -243,10 +246,7 @@ impl WriterError {
         use WriterError as E;
         match self {
             E::Io { path, source, .. } => io_code(path, source),
-            E::Store { refusal, .. } => {
-                let (code, remedy) = refusal.code_and_remedy();
-                (code, remedy.to_owned())
-            }
+            E::Store { refusal, names, .. } => refusal.code_and_remedy(names),
             E::Arrow { .. } | E::BadData(_) => (ErrorCode::BadData, String::new()),
             E::Parquet { .. } | E::Internal(_) => (ErrorCode::Internal, String::new()),
             E::InvalidRequest(_) => (ErrorCode::InvalidConfig, String::new()),

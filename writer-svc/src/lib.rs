@@ -21,6 +21,7 @@
 //! - [`parquet`]: stage, prepare, commit and drop of a table directory
 //! - [`iceberg`]: the same of an Iceberg table, and its catalogs
 //! - [`storage`]: paths that cannot leave the destination, durable file work
+//! - [`s3`]: the objects of a bucket, uploads, and what a store refuses
 //!
 //! Invariants: no file that a reader's `*.parquet` sees is ever partial; a
 //! chunk is staged whole or not at all; a table is exchanged whole or not at all.
@@ -29,8 +30,8 @@
 //! decoded batch and its destination form, one row group
 //! ([`Options::row_group_bytes`]) and, when the table is partitioned, the
 //! sorter's buffer ([`Options::sort_bytes`]); on its way to an object store,
-//! [`Options::upload_parts`] + 1 parts of [`Options::upload_part_bytes`]; a message is no larger than
-//! [`Options::max_row_bytes`] plus [`proto::limits::MESSAGE_SLACK`], and no
+//! [`Options::upload_parts`] + 1 parts of [`Options::upload_part_bytes`]; a
+//! message is no larger than [`Options::max_row_bytes`] plus [`proto::limits::MESSAGE_SLACK`], and no
 //! more than [`Options::max_streams`] streams are received at once. Nothing
 //! grows with the table or with its number of partitions.
 
@@ -45,6 +46,7 @@ pub mod partition;
 pub mod receive;
 pub mod render;
 pub mod row_id;
+pub mod s3;
 pub mod service;
 pub mod spill;
 pub mod stage;
@@ -116,6 +118,7 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let message_bytes = limits::data_message_bytes(options.max_row_bytes);
     let service = service::WriterService::new(options);
+    let threads = service.threads();
     let gate = RequireToken(token.clone());
     proto::serve::serve("writer-svc", listener, token, shutdown, |routes| {
         let writer = WriterServer::new(service.clone())
@@ -125,5 +128,11 @@ pub async fn run(
         routes.add_service(InterceptedService::new(writer, gate.clone()));
         routes.add_service(InterceptedService::new(flight, gate));
     })
-    .await
+    .await?;
+    // A call that was given up has left its thread to remove what it wrote.
+    threads.close();
+    if tokio::time::timeout(limits::DRAIN_GRACE, threads.wait()).await.is_err() {
+        tracing::warn!("{} calls that were given up have not cleaned up yet", threads.len());
+    }
+    Ok(())
 }

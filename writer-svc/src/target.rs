@@ -10,6 +10,7 @@ use proto::v1::{CommitRecord, CommitRequest, Destination, PrepareRequest, StageR
 use crate::Options;
 use crate::error::WriterError;
 use crate::iceberg::{self, IcebergTable};
+use crate::parquet::bucket::BucketTable;
 use crate::parquet::{self, ParquetTable};
 use crate::partition::Partitioning;
 use crate::stage::Stage;
@@ -76,7 +77,10 @@ pub fn of(
     let table =
         table.ok_or_else(|| WriterError::InvalidRequest("the request has no table".into()))?;
     Ok(match kind(destination)? {
-        Kind::Parquet(parquet) => Box::new(ParquetTable::new(parquet, table)?),
+        Kind::Parquet(parquet) if parquet.bucket.is_empty() => {
+            Box::new(ParquetTable::new(parquet, table)?)
+        }
+        Kind::Parquet(parquet) => Box::new(BucketTable::new(parquet, table, options)?),
         Kind::Iceberg(iceberg) => Box::new(IcebergTable::new(iceberg, table, options)?),
     })
 }
@@ -84,7 +88,10 @@ pub fn of(
 /// Whether the destination can be written, tried for real; leaves nothing behind.
 pub fn check(destination: Option<&Destination>, options: &Options) -> Result<(), WriterError> {
     match kind(destination)? {
-        Kind::Parquet(parquet) => parquet::check::check(&storage::local_path(parquet)?),
+        Kind::Parquet(parquet) if parquet.bucket.is_empty() => {
+            parquet::check::check(&storage::local_path(parquet)?)
+        }
+        Kind::Parquet(parquet) => parquet::bucket::check::check(parquet, options),
         Kind::Iceberg(iceberg) => iceberg::check::check(iceberg, options),
     }
 }

@@ -53,13 +53,14 @@ impl DestinationFile {
         Err(ConfigError::Unsupported {
             problem: format!(
                 "the destination asks for {what}, but this version writes Parquet files to \
-                 local_path, and Iceberg tables with a JDBC catalog in SQLite and a warehouse \
-                 at file:/// or s3:// only"
+                 local_path or s3_bucket, and Iceberg tables with a JDBC catalog in SQLite and a \
+                 warehouse at file:/// or s3:// only"
             ),
-            remedy: "use \"type\": \"PARQUET\" with writer.local_path in destination.json, or \
+            remedy: "use \"type\": \"PARQUET\" with writer.local_path or writer.s3_bucket in \
+                     destination.json, or \
                      \"type\": \"ICEBERG\" with \"catalog_type\": \"jdbc\", \
                      \"jdbc_url\": \"jdbc:sqlite:…\" and \"iceberg_s3_path\": \"file:///…\" or \
-                     \"s3://…\" (with aws_access_key and aws_secret_key, or neither)"
+                     \"s3://…\""
                 .into(),
         })
     }
@@ -152,10 +153,11 @@ fn build(
     let written = match (kind, text(writer, "local_path")) {
         (Kind::LocalParquet, Some(path)) => {
             let local_path = absolute("local_path", path)?;
-            Ok(destination::Kind::Parquet(Parquet { local_path, max_file_size_mb }))
+            let parquet = Parquet { local_path, max_file_size_mb, ..Default::default() };
+            Ok(destination::Kind::Parquet(parquet))
         }
-        (Kind::Iceberg, _) => iceberg(writer, max_file_size_mb)?,
-        _ => Err("Parquet files on S3".to_owned()),
+        (Kind::S3Parquet, _) => Ok(parquet_on_s3(writer, max_file_size_mb)),
+        _ => iceberg(writer, max_file_size_mb)?,
     };
     let (written, unsupported) = match written {
         Ok(kind) => (Some(kind), None),
@@ -182,6 +184,30 @@ fn build(
     })
 }
 
+/// Parquet files in a bucket.
+fn parquet_on_s3(writer: &Value, max_file_size_mb: u32) -> destination::Kind {
+    let of = |key: &str| text(writer, key).unwrap_or_default().to_owned();
+    // Here TLS has no key of its own.
+    let endpoint = of("s3_endpoint");
+    let endpoint = match endpoint.is_empty() || endpoint.contains("://") {
+        true => endpoint,
+        false => format!("https://{endpoint}"),
+    };
+    destination::Kind::Parquet(Parquet {
+        max_file_size_mb,
+        bucket: of("s3_bucket"),
+        path: of("s3_path").trim_matches('/').to_owned(),
+        s3: Some(S3 {
+            region: of("s3_region"),
+            endpoint,
+            access_key: of("s3_access_key"),
+            secret_key: of("s3_secret_key"),
+            ..Default::default()
+        }),
+        ..Default::default()
+    })
+}
+
 /// The Iceberg destination, or what of it this version cannot write.
 fn iceberg(
     writer: &Value,
@@ -203,9 +229,6 @@ fn iceberg(
     };
     let (warehouse, s3) = match warehouse.split_once(':') {
         Some(("s3" | "s3a", path)) => {
-            if text(writer, "aws_profile").is_some() {
-                return Ok(Err("the credentials of an aws_profile".to_owned()));
-            }
             let path = path.strip_prefix("//").unwrap_or_default().trim_end_matches('/');
             if path.is_empty() || path.starts_with('/') {
                 return Err(fault("a warehouse in a bucket must be s3://bucket/prefix"));
@@ -249,6 +272,7 @@ fn s3(writer: &Value) -> S3 {
         secret_key: of("aws_secret_key"),
         session_token: of("aws_session_token"),
         path_style: writer["s3_path_style"].as_bool(),
+        profile: of("aws_profile"),
     }
 }
 
@@ -352,7 +376,7 @@ mod tests {
         for (text, kind) in samples {
             let file = load_text(text).unwrap();
             assert_eq!((file.kind, file.warnings.len()), (kind, 0), "{:?}", file.warnings);
-            assert_eq!(file.writable().is_ok(), kind == Kind::LocalParquet);
+            assert_eq!(file.writable().is_ok(), kind != Kind::Iceberg);
         }
         let local = load_text(samples[0].0).unwrap();
         let Some(destination::Kind::Parquet(parquet)) = &local.destination.kind else {
@@ -413,7 +437,8 @@ mod tests {
         let full = on_s3(
             r#""iceberg_s3_path": "s3a://lake/a/b/", "aws_region": "eu-north-1",
                "aws_access_key": "key", "aws_secret_key": "secret", "aws_session_token": "token",
-               "s3_endpoint": "http://minio:9000", "s3_use_ssl": false, "s3_path_style": true"#,
+               "aws_profile": "other", "s3_endpoint": "http://minio:9000", "s3_use_ssl": false,
+               "s3_path_style": true"#,
         )
         .unwrap();
         assert_eq!(full.warehouse, "s3://lake/a/b");
@@ -424,6 +449,7 @@ mod tests {
             secret_key: "secret".into(),
             session_token: "token".into(),
             path_style: Some(true),
+            profile: "other".into(),
         };
         assert_eq!(full.s3, Some(expected));
         let least = on_s3(r#""s3_path": "s3://lake""#).unwrap();
@@ -439,14 +465,35 @@ mod tests {
     }
 
     #[test]
-    fn a_bucket_without_a_name_and_a_profile_are_refused() {
+    fn parquet_files_in_a_bucket_have_their_store() {
+        let file = load_text(
+            r#"{"type": "PARQUET", "writer": {"s3_bucket": "lake", "s3_path": "/a/b/",
+                "s3_region": "eu-north-1", "s3_access_key": "key", "s3_secret_key": "secret",
+                "s3_endpoint": "minio:9000", "max_file_size_mb": 7}}"#,
+        )
+        .unwrap();
+        let expected = Parquet {
+            max_file_size_mb: 7,
+            bucket: "lake".into(),
+            path: "a/b".into(),
+            s3: Some(S3 {
+                region: "eu-north-1".into(),
+                endpoint: "https://minio:9000".into(),
+                access_key: "key".into(),
+                secret_key: "secret".into(),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        assert_eq!(file.destination.kind, Some(destination::Kind::Parquet(expected)));
+    }
+
+    #[test]
+    fn a_bucket_without_a_name_is_refused() {
         for bad in ["s3://", "s3:lake", "s3:///lake"] {
             let said = on_s3(&format!(r#""iceberg_s3_path": "{bad}""#)).unwrap_err();
             assert!(said.contains("must be s3://bucket/prefix"), "{said}");
         }
-        let profile = r#""iceberg_s3_path": "s3://lake", "aws_profile": "production""#;
-        let said = on_s3(profile).unwrap_err();
-        assert!(said.contains("aws_profile") && said.contains("aws_access_key"), "{said}");
     }
 
     #[test]

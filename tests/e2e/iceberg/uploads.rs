@@ -16,13 +16,14 @@ const ROWS: u64 = 400_000;
 
 #[test]
 fn a_file_of_many_parts_is_whole_and_one_that_is_given_up_leaves_nothing() -> Result<()> {
-    // 64 digits in a row, half of which are left when compressed.
+    // 256 digits in a row, half of which are left when compressed, in four chunks.
     let lake = Lake::new(
         Pair::new(Catalog::Sqlite, Store::S3),
         "parts",
         &format!(
             "CREATE TABLE t (id int PRIMARY KEY, at date, v text);
-             INSERT INTO t SELECT i, NULL, md5(i::text) || md5((-i)::text)
+             INSERT INTO t SELECT i, NULL,
+                 (SELECT string_agg(md5(i + n / 10.0 || ''), '') FROM generate_series(1, 8) n)
              FROM generate_series(1, {ROWS}) i"
         ),
     )?;

@@ -2,13 +2,6 @@
 //!
 //! Locations are URLs. An object is whole and durable as soon as it is seen;
 //! directories exist only as far as objects lie in them.
-//!
-//! - [`s3`]: a bucket; [`upload`]: a large object on its way into it;
-//!   [`refusal`]: what it means when the store refuses
-
-pub mod refusal;
-pub mod s3;
-pub mod upload;
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
@@ -21,21 +14,14 @@ use proto::v1::Iceberg;
 
 use crate::Options;
 use crate::error::WriterError;
+use crate::s3::bucket::Below;
+use crate::s3::{self, Bucket, Names, Uploads};
 use crate::stage::Sink;
 use crate::storage as files;
 use crate::target::file_bytes;
 
 /// How often a directory may vanish before a file is in it.
 const RACES: usize = 100;
-
-/// What lies directly in a directory, by name.
-#[derive(Debug, Default, PartialEq)]
-pub struct Listing {
-    /// Directories.
-    pub directories: Vec<String>,
-    /// Objects.
-    pub objects: Vec<String>,
-}
 
 /// A store of objects. Everything blocks.
 pub trait Storage: Send + Sync + fmt::Debug {
@@ -49,7 +35,7 @@ pub trait Storage: Send + Sync + fmt::Debug {
     fn create(&self, location: &str) -> Result<Box<dyn Sink>, WriterError>;
 
     /// What lies in a directory; nothing when there is none.
-    fn list(&self, directory: &str) -> Result<Listing, WriterError>;
+    fn list(&self, directory: &str) -> Result<Below, WriterError>;
 
     /// Removes an object; one that is not there is no error.
     fn delete(&self, location: &str) -> Result<(), WriterError>;
@@ -60,28 +46,6 @@ pub trait Storage: Send + Sync + fmt::Debug {
     }
 }
 
-/// What an upload may hold.
-#[derive(Clone, Copy, Debug)]
-pub struct Uploads {
-    /// Bytes of a part.
-    pub part_bytes: usize,
-    /// Parts on their way at once, of one upload.
-    pub parts: usize,
-}
-
-impl Uploads {
-    /// A store takes no more parts of one object than this (S3: 10,000), so
-    /// large files have larger ones.
-    const MOST: u64 = 8_000;
-
-    /// For files of about `file_bytes`.
-    pub fn of(options: &Options, file_bytes: u64) -> Self {
-        let bytes = options.upload_part_bytes.max(file_bytes / Self::MOST);
-        let part_bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
-        Uploads { part_bytes, parts: options.upload_parts.into() }
-    }
-}
-
 /// The storage that a destination's warehouse is in. Of a bucket, call it
 /// within a runtime.
 pub fn open(iceberg: &Iceberg, options: &Options) -> Result<Arc<dyn Storage>, WriterError> {
@@ -89,7 +53,7 @@ pub fn open(iceberg: &Iceberg, options: &Options) -> Result<Arc<dyn Storage>, Wr
     if s3::split(warehouse).is_some() {
         let settings = iceberg.s3.clone().unwrap_or_default();
         let uploads = Uploads::of(options, file_bytes(iceberg.max_file_size_mb));
-        return Ok(Arc::new(s3::S3Storage::new(warehouse, &settings, uploads)?));
+        return Ok(Arc::new(Bucket::new(warehouse, &settings, &Names::ICEBERG, uploads)?));
     }
     match path_of(warehouse) {
         Some(path) if files::is_inside(path.strip_prefix("/").unwrap_or(&path)) => {
@@ -207,14 +171,14 @@ impl Storage for LocalStorage {
         Ok(Box::new(LocalSink { file, path }))
     }
 
-    fn list(&self, directory: &str) -> Result<Listing, WriterError> {
+    fn list(&self, directory: &str) -> Result<Below, WriterError> {
         let path = self.path(directory)?;
         let entries = match fs::read_dir(&path) {
             Ok(entries) => entries,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Listing::default()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Below::default()),
             Err(e) => return Err(WriterError::io("listing", path)(e)),
         };
-        let mut listing = Listing::default();
+        let mut listing = Below::default();
         for entry in entries {
             let entry = entry.map_err(WriterError::io("listing", &path))?;
             let kind = entry.file_type().map_err(WriterError::io("reading", entry.path()))?;
@@ -239,6 +203,28 @@ impl Storage for LocalStorage {
             Err(e) => return Err(WriterError::io("removing", path)(e)),
         }
         Ok(())
+    }
+}
+
+impl Storage for Bucket {
+    fn read(&self, location: &str) -> Result<Option<Bytes>, WriterError> {
+        Ok(Bucket::read(self, location)?.map(|object| object.content))
+    }
+
+    fn write(&self, location: &str, content: &[u8]) -> Result<(), WriterError> {
+        Bucket::write(self, location, content)
+    }
+
+    fn create(&self, location: &str) -> Result<Box<dyn Sink>, WriterError> {
+        Ok(Box::new(Bucket::create(self, location)?))
+    }
+
+    fn list(&self, directory: &str) -> Result<Below, WriterError> {
+        Bucket::list(self, directory)
+    }
+
+    fn delete(&self, location: &str) -> Result<(), WriterError> {
+        Bucket::delete(self, location)
     }
 }
 
@@ -292,13 +278,13 @@ mod tests {
         sink.write_all(b"12345").unwrap();
         assert_eq!(sink.finish().unwrap(), 5);
         let listing = storage.list(&at("a")).unwrap();
-        let expected = Listing { directories: vec!["c".into()], objects: vec!["b".into()] };
+        let expected = Below { directories: vec!["c".into()], objects: vec!["b".into()] };
         assert_eq!(listing, expected);
 
         storage.delete(&at("a/c/d")).unwrap();
         storage.delete(&at("a/c/d")).unwrap();
         assert_eq!(storage.list(&at("a")).unwrap().directories, [""; 0]);
-        assert_eq!(storage.list(&at("gone")).unwrap(), Listing::default());
+        assert_eq!(storage.list(&at("gone")).unwrap(), Below::default());
         storage.delete(&at("a/b")).unwrap();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }

@@ -5,12 +5,14 @@
 //! - [`stage`]: the files of a chunk, and their manifest
 //! - [`commit`]: staged chunks become the table's content in one rename
 //! - [`record`]: the commit record, stored with the data
+//! - [`bucket`]: the same of a table in a bucket
 //!
 //! Invariant: whoever finds the live directory finds a whole content of one
 //! commit, or, for the moment between the two renames that are needed where
 //! directories cannot be exchanged, none; [`recover`] ends such a moment that
 //! a crash has prolonged.
 
+pub mod bucket;
 pub mod check;
 pub mod commit;
 pub mod prepare;

@@ -10,6 +10,7 @@ use object_store::Error;
 use object_store::client::{HttpError, HttpErrorKind};
 use proto::v1::ErrorCode;
 
+use super::Names;
 use crate::error::WriterError;
 
 /// Characters of foreign words that are kept.
@@ -20,6 +21,8 @@ const WORDS: usize = 300;
 pub enum Refusal {
     /// There is no such object.
     NoObject,
+    /// There is no such upload: it was completed, given up or forgotten.
+    NoUpload,
     /// There is no such bucket.
     NoBucket,
     /// The keys are unknown, wrong or expired.
@@ -43,61 +46,89 @@ pub enum Refusal {
 impl Refusal {
     /// Whether trying again may succeed.
     pub fn is_transient(self) -> bool {
-        matches!(self, Refusal::Unreachable | Refusal::Busy)
+        // Without its upload a chunk can be staged again.
+        matches!(self, Refusal::Unreachable | Refusal::Busy | Refusal::NoUpload)
     }
 
-    /// What it means, and what to do.
-    pub fn code_and_remedy(self) -> (ErrorCode, &'static str) {
+    /// What it means, and what to do with the settings of these names.
+    pub fn code_and_remedy(self, names: &Names) -> (ErrorCode, String) {
+        let Names { bucket, path, region, endpoint, access_key, secret_key } = names;
         match self {
-            Refusal::NoObject => (ErrorCode::Destination, ""),
+            Refusal::NoObject | Refusal::NoUpload => (ErrorCode::Destination, String::new()),
             Refusal::NoBucket => (
                 ErrorCode::Destination,
-                "create the bucket, or correct iceberg_s3_path (and aws_region, s3_endpoint) in \
-                 destination.json",
+                format!(
+                    "create the bucket, or correct {bucket} (and {region}, {endpoint}) in \
+                     destination.json"
+                ),
             ),
             Refusal::Credentials => (
                 ErrorCode::Authentication,
-                "correct aws_access_key and aws_secret_key (of temporary ones, also \
-                 aws_session_token) in destination.json; empty ones are the default credential \
-                 chain of writer-svc",
+                format!(
+                    "correct {access_key} and {secret_key} (of temporary ones, also the session \
+                     token) in destination.json; empty ones are the default credential chain of \
+                     writer-svc"
+                ),
             ),
             Refusal::NoCredentials => (
                 ErrorCode::Authentication,
-                "set aws_access_key and aws_secret_key in destination.json, or give writer-svc \
-                 credentials by AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a web identity or \
-                 its machine's role",
+                format!(
+                    "set {access_key} and {secret_key} in destination.json, or give writer-svc \
+                     credentials by AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a web identity \
+                     or its machine's role"
+                ),
             ),
             Refusal::Permission => (
                 ErrorCode::DestinationPermission,
-                "let the owner of aws_access_key do s3:ListBucket on the bucket, and \
-                 s3:GetObject, s3:PutObject, s3:DeleteObject and s3:AbortMultipartUpload below \
-                 iceberg_s3_path",
+                format!(
+                    "let the owner of {access_key} do s3:ListBucket on the bucket, and \
+                     s3:GetObject, s3:PutObject, s3:DeleteObject and s3:AbortMultipartUpload \
+                     below {path}"
+                ),
             ),
             Refusal::Region => (
                 ErrorCode::InvalidConfig,
-                "set aws_region in destination.json to the region of the bucket",
+                format!("set {region} in destination.json to the region of the bucket"),
             ),
             Refusal::Unreachable => (
                 ErrorCode::Unreachable,
-                "make sure that writer-svc can reach the S3 store, or correct s3_endpoint and \
-                 s3_use_ssl (of AWS, aws_region) in destination.json",
+                format!(
+                    "make sure that writer-svc can reach the S3 store, or correct {endpoint} (of \
+                     AWS, {region}) in destination.json"
+                ),
             ),
             Refusal::Tls => (
                 ErrorCode::Tls,
-                "make the machine of writer-svc trust the S3 store's certificate, or correct \
-                 s3_endpoint in destination.json",
+                format!(
+                    "make the machine of writer-svc trust the S3 store's certificate, or correct \
+                     {endpoint} in destination.json"
+                ),
             ),
-            Refusal::Busy => (ErrorCode::Destination, "run again when the S3 store is well"),
+            Refusal::Busy => {
+                (ErrorCode::Destination, "run again when the S3 store is well".to_owned())
+            }
             Refusal::Other => (
                 ErrorCode::Destination,
-                "make sure that s3_endpoint of destination.json is an S3 store (empty: AWS)",
+                format!(
+                    "make sure that {endpoint} of destination.json is an S3 store (empty: AWS)"
+                ),
             ),
         }
     }
 }
 
+/// Whether the store answered, and that it could not do it now.
+pub fn is_busy(error: &Error) -> bool {
+    status(&error.to_string()).is_some_and(may_pass)
+}
+
 /// What the client said, in our words.
-pub fn refused(doing: &'static str, location: &str, error: &Error) -> WriterError {
+pub fn refused(
+    doing: &'static str,
+    location: &str,
+    names: &'static Names,
+    error: &Error,
+) -> WriterError {
     let mut texts = vec![error.to_string()];
     let mut transport = None;
     let mut cause = error.source();
@@ -125,7 +156,7 @@ pub fn refused(doing: &'static str, location: &str, error: &Error) -> WriterErro
         refusal => refusal,
     };
     let said = said.trim().trim_end_matches(':').chars().take(WORDS).collect();
-    WriterError::Store { doing, location: location.to_owned(), refusal, said }
+    WriterError::Store { doing, location: location.to_owned(), names, refusal, said }
 }
 
 /// The text of an element of an answer in XML.
@@ -163,10 +194,16 @@ fn of_code(code: &str, status: Option<u16>) -> Refusal {
         "PermanentRedirect"
         | "AuthorizationHeaderMalformed"
         | "IllegalLocationConstraintException" => Refusal::Region,
-        // Another hand has ended the upload: the chunk can be staged again.
-        "NoSuchUpload" | "SlowDown" | "InternalError" | "RequestTimeout" => Refusal::Busy,
+        "NoSuchUpload" => Refusal::NoUpload,
+        "SlowDown" | "InternalError" | "RequestTimeout" => Refusal::Busy,
         _ => of_status(status),
     }
+}
+
+/// Whether a status says that it fails for the moment. 501: the store never does
+/// such a thing.
+fn may_pass(status: u16) -> bool {
+    matches!(status, 408 | 429 | 500 | 502..)
 }
 
 fn of_status(status: Option<u16>) -> Refusal {
@@ -174,7 +211,7 @@ fn of_status(status: Option<u16>) -> Refusal {
         Some(301 | 307) => Refusal::Region,
         Some(401) => Refusal::Credentials,
         Some(403) => Refusal::Permission,
-        Some(408 | 429 | 500..) => Refusal::Busy,
+        Some(status) if may_pass(status) => Refusal::Busy,
         _ => Refusal::Other,
     }
 }
@@ -192,8 +229,11 @@ fn without_code(
         Some(_) => Refusal::Unreachable,
         None if whole.contains("redirect without LOCATION") => Refusal::Region,
         None => match (error, status(whole)) {
-            // An answer without a body, as some stores give.
-            (Error::NotFound { .. }, _) if whole.trim_end().ends_with(':') => Refusal::NoObject,
+            // An answer without a body, as some stores give; or no HTTP at all.
+            (Error::NotFound { .. }, Some(_)) if whole.trim_end().ends_with(':') => {
+                Refusal::NoObject
+            }
+            (Error::NotFound { .. }, None) => Refusal::NoObject,
             (_, status) => of_status(status),
         },
     }
@@ -230,11 +270,14 @@ mod tests {
             ("403 Forbidden", "AccessDenied", Refusal::Permission),
             ("403 Forbidden", "Novel", Refusal::Permission),
             ("400 Bad Request", "AuthorizationHeaderMalformed", Refusal::Region),
+            ("404 Not Found", "NoSuchUpload", Refusal::NoUpload),
             ("503 Service Unavailable", "SlowDown", Refusal::Busy),
+            ("501 Not Implemented", "NotImplemented", Refusal::Other),
             ("502 Bad Gateway", "Novel", Refusal::Busy),
             ("400 Bad Request", "Novel", Refusal::Other),
         ] {
-            let error = refused("writing", "s3://b/k", &answered(status, &xml(code)));
+            let error =
+                refused("writing", "s3://b/k", &Names::ICEBERG, &answered(status, &xml(code)));
             let WriterError::Store { refusal, .. } = &error else { panic!("{error}") };
             assert_eq!(*refusal, expected, "{code}");
             assert_eq!(error.to_string(), format!("writing s3://b/k: {code}: so it is"));
@@ -249,13 +292,13 @@ mod tests {
             ("401 Unauthorized", "", Refusal::Credentials),
             ("503 Service Unavailable", "<html>later</html>", Refusal::Busy),
         ] {
-            let error = refused("reading", "s3://b/k", &answered(status, body));
+            let error = refused("reading", "s3://b/k", &Names::ICEBERG, &answered(status, body));
             let WriterError::Store { refusal, .. } = &error else { panic!("{error}") };
             assert_eq!(*refusal, expected, "{status} {body}");
         }
         let text = "Error performing PUT http://169.254.169.254/latest/api/token";
         let chain = Error::Generic { store: "S3", source: text.into() };
-        let error = refused("writing", "s3://b/k", &chain);
+        let error = refused("writing", "s3://b/k", &Names::ICEBERG, &chain);
         let WriterError::Store { refusal, .. } = &error else { panic!("{error}") };
         assert_eq!(*refusal, Refusal::NoCredentials);
     }

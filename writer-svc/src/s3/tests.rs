@@ -1,50 +1,44 @@
 //! The contract of storage over a store in memory, and what settings come to.
 
 use std::io::Write;
-use std::sync::Mutex;
-use std::sync::atomic::AtomicUsize;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use object_store::memory::InMemory;
-use object_store::{MultipartUpload, PutResult, UploadPart};
-use proto::v1::Iceberg;
+use proto::v1::{Iceberg, S3};
 
+use super::bucket::{Below, Condition, Pending};
+use super::fake::{Fake, LIMITS, blocking};
+use super::settings::address;
 use super::*;
-use crate::Options;
+use crate::error::WriterError;
 use crate::iceberg::storage;
-
-const LIMITS: Uploads = Uploads { part_bytes: 10, parts: 2 };
-
-/// Runs `work` as the writer does: on a thread of the runtime that may block.
-fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    runtime.block_on(runtime.spawn_blocking(work)).unwrap()
-}
-
-fn in_memory() -> S3Storage {
-    let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
-    S3Storage::over("lake", Arc::clone(&store), store, LIMITS).unwrap()
-}
+use crate::stage::Sink;
 
 #[test]
 fn an_object_is_there_whole_until_it_is_deleted() {
     blocking(|| {
-        let storage = in_memory();
-        assert_eq!(storage.read("s3://lake/a/b").unwrap(), None);
+        let storage = Arc::<Fake>::default().bucket();
+        let read = |at: &str| storage.read(at).unwrap().map(|object| object.content);
+        assert_eq!(read("s3://lake/a/b"), None);
         storage.write("s3://lake/a/b%20c", b"content").unwrap();
-        assert_eq!(storage.read("s3a://lake/a/b%20c").unwrap().unwrap(), "content");
+        assert_eq!(read("s3a://lake/a/b%20c").unwrap(), "content");
         for (name, bytes) in [("none", 0), ("one", 10), ("more", 11), ("many", 57)] {
             let at = format!("s3://lake/a/sizes/{name}");
             let mut sink = storage.create(&at).unwrap();
             let content: Vec<u8> = (0..bytes).collect();
             sink.write_all(&content).unwrap();
-            assert_eq!(storage.read(&at).unwrap(), None, "seen before it is whole");
+            assert_eq!(read(&at), None, "seen before it is whole");
             assert_eq!(sink.finish().unwrap(), u64::from(bytes));
-            assert_eq!(storage.read(&at).unwrap().unwrap(), content);
+            assert_eq!(read(&at).unwrap(), content);
         }
         let listing = storage.list("s3://lake/a").unwrap();
-        let expected = Listing { directories: vec!["sizes".into()], objects: vec!["b%20c".into()] };
+        let expected = Below { directories: vec!["sizes".into()], objects: vec!["b%20c".into()] };
         assert_eq!(listing, expected);
-        assert_eq!(storage.list("s3://lake/gone").unwrap(), Listing::default());
+        assert_eq!(storage.list("s3://lake/gone").unwrap(), Below::default());
+        let all = ["b%20c", "sizes/many", "sizes/more", "sizes/none", "sizes/one"];
+        assert_eq!(storage.walk("s3://lake/a").unwrap(), all);
+        assert_eq!(storage.walk("s3://lake/gone").unwrap(), [""; 0]);
+        assert_eq!(storage.size("s3://lake/a/sizes/many").unwrap(), Some(57));
         storage.delete("s3://lake/a/b%20c").unwrap();
         storage.delete("s3://lake/a/b%20c").unwrap();
         assert_eq!(storage.list("s3://lake/a").unwrap().objects, [""; 0]);
@@ -54,93 +48,101 @@ fn an_object_is_there_whole_until_it_is_deleted() {
     });
 }
 
-/// A store whose uploads tell what becomes of them.
-#[derive(Debug, Default)]
-struct Watched {
-    sending: AtomicUsize,
-    most: AtomicUsize,
-    events: Mutex<Vec<&'static str>>,
-    parts_fail: AtomicBool,
-}
-
-#[derive(Debug)]
-struct WatchedUpload(Arc<Watched>);
-
-#[tonic::async_trait]
-impl MultipartUpload for WatchedUpload {
-    fn put_part(&mut self, _: PutPayload) -> UploadPart {
-        let watched = Arc::clone(&self.0);
-        Box::pin(async move {
-            let sending = watched.sending.fetch_add(1, Ordering::SeqCst) + 1;
-            watched.most.fetch_max(sending, Ordering::SeqCst);
-            for _ in 0..10 {
-                tokio::task::yield_now().await;
-            }
-            watched.sending.fetch_sub(1, Ordering::SeqCst);
-            if watched.parts_fail.load(Ordering::SeqCst) {
-                let source = "Server returned non-2xx status code: 503 Slow: ".into();
-                return Err(Error::Generic { store: "S3", source });
-            }
-            Ok(())
-        })
-    }
-
-    async fn complete(&mut self) -> Result<PutResult, Error> {
-        assert_eq!(self.0.sending.load(Ordering::SeqCst), 0);
-        self.0.events.lock().unwrap().push("completed");
-        Ok(PutResult { e_tag: None, version: None, extensions: Default::default() })
-    }
-
-    async fn abort(&mut self) -> Result<(), Error> {
-        self.0.events.lock().unwrap().push("aborted");
-        Ok(())
-    }
-}
-
-impl Watched {
-    /// Writes 100 bytes, in parts of 10.
-    fn upload(self: &Arc<Self>) -> Upload {
-        let store = Arc::new(InMemory::new());
-        let key = Key::parse("a/b").unwrap();
-        let mut upload = Upload::new(store, key, "s3://lake/a/b", Handle::current(), LIMITS);
-        upload.begin(Box::new(WatchedUpload(Arc::clone(self))));
-        upload
-    }
+#[test]
+fn a_condition_is_kept() {
+    blocking(|| {
+        let bucket = Arc::<Fake>::default().bucket();
+        let at = "s3://lake/a";
+        assert!(!bucket.write_if(at, b"0", Condition::Is("1")).unwrap());
+        assert!(bucket.write_if(at, b"1", Condition::Absent).unwrap());
+        assert!(!bucket.write_if(at, b"2", Condition::Absent).unwrap());
+        let tag = bucket.read(at).unwrap().unwrap().tag.unwrap();
+        assert!(bucket.write_if(at, b"3", Condition::Is(&tag)).unwrap());
+        assert!(!bucket.write_if(at, b"4", Condition::Is(&tag)).unwrap());
+        assert_eq!(bucket.read(at).unwrap().unwrap().content, "3");
+    });
 }
 
 #[test]
 fn few_parts_are_on_their_way_at_once() {
     blocking(|| {
-        let watched = Arc::<Watched>::default();
-        let mut upload = watched.upload();
+        let fake = Arc::<Fake>::default();
+        let mut upload = fake.bucket().create("s3://lake/a/b").unwrap();
         upload.write_all(&[7; 100]).unwrap();
         assert_eq!(upload.finish().unwrap(), 100);
         drop(upload);
-        let most = watched.most.load(Ordering::SeqCst);
+        let most = fake.most.load(Ordering::SeqCst);
         assert!((1..=LIMITS.parts).contains(&most), "{most}");
-        assert_eq!(*watched.events.lock().unwrap(), ["completed"]);
+        assert_eq!(*fake.events.lock().unwrap(), ["begun a/b", "completed a/b"]);
     });
 }
 
 #[test]
 fn an_upload_that_is_dropped_or_fails_is_aborted() {
     blocking(|| {
-        let watched = Arc::<Watched>::default();
-        let mut upload = watched.upload();
+        let fake = Arc::<Fake>::default();
+        let mut upload = fake.bucket().create("s3://lake/a/b").unwrap();
         upload.write_all(&[7; 55]).unwrap();
         drop(upload);
-        assert_eq!(*watched.events.lock().unwrap(), ["aborted"]);
+        assert_eq!(fake.keys_of("aborted"), ["a/b"]);
 
-        let watched = Arc::<Watched>::default();
-        watched.parts_fail.store(true, Ordering::SeqCst);
-        let mut upload = watched.upload();
+        let fake = Arc::<Fake>::default();
+        fake.failing.lock().unwrap().push("part");
+        let mut upload = fake.bucket().create("s3://lake/a/b").unwrap();
         let error = upload.write_all(&[7; 100]).unwrap_err();
         // What Parquet and buffers pass on is still the store's refusal.
         let error = WriterError::io("writing", "s3://lake/a/b")(error);
         let fault = proto::Fault::from(error);
         assert!(fault.transient && fault.message.contains("503"), "{fault}");
         drop(upload);
-        assert_eq!(*watched.events.lock().unwrap(), ["aborted"]);
+        assert_eq!(fake.keys_of("aborted"), ["a/b"]);
+    });
+}
+
+#[test]
+fn a_held_upload_is_completed_by_another_hand_or_aborted() {
+    blocking(|| {
+        let fake = Arc::<Fake>::default();
+        let at = "s3://lake/a/b";
+        let (parts, bytes) = (upload::Parts::default(), 25);
+        let held = fake.bucket().begin(at).unwrap();
+        let mut upload = fake.bucket().create(at).unwrap().held(held.clone(), Arc::clone(&parts));
+        upload.write_all(&[7; 25]).unwrap();
+        assert_eq!(upload.finish().unwrap(), bytes);
+        drop(upload);
+        let bucket = fake.bucket();
+        assert_eq!(bucket.read(at).unwrap(), None);
+        let parts = parts.get().unwrap();
+        assert_eq!(parts.len(), 3);
+        let pending = Pending { location: at.to_owned(), upload: &held, parts, bytes };
+        assert!(bucket.complete(&pending).unwrap());
+        assert!(bucket.complete(&pending).unwrap(), "it is what it would have made");
+        assert_eq!(bucket.size(at).unwrap(), Some(bytes));
+        bucket.delete(at).unwrap();
+        assert!(!bucket.complete(&pending).unwrap());
+        bucket.abort(at, &held).unwrap();
+
+        let other = bucket.begin(at).unwrap();
+        let mut upload = bucket.create(at).unwrap().held(other, upload::Parts::default());
+        upload.write_all(&[7; 25]).unwrap();
+        drop(upload);
+        assert_eq!(fake.keys_of("aborted"), ["a/b"]);
+    });
+}
+
+#[test]
+fn many_are_done_by_a_few_and_an_error_ends_them() {
+    blocking(|| {
+        let bucket = Arc::<Fake>::default().bucket();
+        let items: Vec<String> = (0..100).map(|n| format!("s3://lake/many/{n}")).collect();
+        bucket.each(&items, |at| bucket.write(at, b"x")).unwrap();
+        assert_eq!(bucket.walk("s3://lake/many").unwrap().len(), 100);
+        let failed = bucket.each(&items, |at| match at.ends_with("/7") {
+            true => Err(WriterError::Cancelled),
+            false => Ok(()),
+        });
+        assert!(matches!(failed, Err(WriterError::Cancelled)));
+        bucket.each(&[""; 0], |_| Err(WriterError::Cancelled)).unwrap();
     });
 }
 
