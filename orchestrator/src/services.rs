@@ -1,12 +1,13 @@
-//! source-svc and writer-svc: started here on loopback with a one-run token,
-//! or dialled where the user runs them. Every service proves name, version and
-//! token before it is sent anything.
+//! source-svc and writer-svc: started here, reachable from this machine only,
+//! with a one-run token, or dialled where the user runs them. Every service
+//! proves name, version and token before it is sent anything.
 //!
 //! [`child`] is one process of ours: started, watched, stopped.
 
 use futures::future;
-use proto::dial::{Connection, dial};
+use proto::dial::{self, Connection, dial};
 use proto::limits::CONTROL_MESSAGE_BYTES;
+use proto::listen;
 use proto::v1::ErrorCode;
 use proto::v1::source_client::SourceClient;
 use proto::v1::writer_client::WriterClient;
@@ -21,8 +22,6 @@ use child::Child;
 
 const SOURCE: &str = "source-svc";
 const WRITER: &str = "writer-svc";
-/// Where our own services listen: a free port of this machine.
-const ANY_PORT: &str = "127.0.0.1:0";
 /// Prefix of a writer address that stands for every address behind a name.
 const DNS: &str = "dns://";
 /// How long a lost connection may precede the news of its process's end.
@@ -39,7 +38,7 @@ pub struct Services {
 /// A writer that tables can be given to.
 #[derive(Clone)]
 pub struct Writer {
-    /// "http://host:port", as the source must dial it.
+    /// "http://host:port" or "unix-abstract:name", as the source must dial it.
     pub address: String,
     /// What the source must present to it.
     pub token: Option<Token>,
@@ -69,7 +68,7 @@ impl Services {
             match (want_source, &flags.source) {
                 (false, _) => Ok(None),
                 (true, Some(address)) => reach(SOURCE, address, token.as_ref()).await.map(Some),
-                (true, None) => start_one(SOURCE, ANY_PORT).await.map(Some),
+                (true, None) => start_one(SOURCE, listen::ANY).await.map(Some),
             }
         };
         let writers = async {
@@ -86,7 +85,7 @@ impl Services {
             });
             let writer = match configured {
                 Some((at, loopback)) => reach_or_start(at, loopback, token.as_ref()).await?,
-                None => start_one(WRITER, ANY_PORT).await?,
+                None => start_one(WRITER, listen::ANY).await?,
             };
             Ok(vec![writer])
         };
@@ -176,8 +175,7 @@ async fn reach(
     address: &str,
     token: Option<&Token>,
 ) -> Result<Reached, Fault> {
-    let address =
-        if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
+    let address = dial::absolute(address);
     let connection = dial(&address, service, token).await?;
     Ok(Reached { address, token: token.cloned(), connection, child: None })
 }

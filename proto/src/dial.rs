@@ -8,6 +8,7 @@ use tonic::transport::{Channel, Endpoint};
 use crate::VERSION;
 use crate::error::Fault;
 use crate::limits;
+use crate::listen;
 use crate::token::{AttachToken, Token};
 use crate::v1::identity_client::IdentityClient;
 use crate::v1::{ErrorCode, IdentifyRequest};
@@ -15,15 +16,26 @@ use crate::v1::{ErrorCode, IdentifyRequest};
 /// A channel that carries the token on each call.
 pub type Connection = InterceptedService<Channel, AttachToken>;
 
-/// Connects to `address` ("http://host:port" or "host:port") and demands that
-/// it be `service`, of a compatible version, and know `token`.
+/// The address with what it leaves out: "http://".
+pub fn absolute(address: &str) -> String {
+    if address.contains("://") || address.starts_with(listen::LOCAL) {
+        return address.to_owned();
+    }
+    format!("http://{address}")
+}
+
+/// Connects to `address` ("http://host:port", "host:port" or
+/// "unix-abstract:name") and demands that it be `service`, of a compatible
+/// version, and know `token`.
 pub async fn dial(
     address: &str,
     service: &'static str,
     token: Option<&Token>,
 ) -> Result<Connection, Fault> {
-    let uri =
-        if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
+    let uri = match address.strip_prefix(listen::LOCAL) {
+        Some(name) => format!("unix:{}", listen::socket(name)),
+        None => absolute(address),
+    };
     let endpoint = Endpoint::from_shared(uri)
         .map_err(|e| {
             Fault::new(
@@ -158,6 +170,27 @@ mod tests {
         assert!(wrong_token.message.contains("does not know the token"), "{wrong_token}");
         assert!(!wrong_token.transient);
         stop.cancel();
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn a_local_name_is_reached_like_a_port_and_guarded_like_one() {
+        let listener = listen::Listener::bind(listen::LOCAL).await.unwrap();
+        let address = listener.address().unwrap();
+        let (token, stop) = (Token::random(), CancellationToken::new());
+        let serving =
+            crate::serve::serve("writer-svc", listener, Some(token.clone()), stop.clone(), |_| {});
+        let serving = tokio::spawn(serving);
+        dial(&address, "writer-svc", Some(&token)).await.unwrap();
+        let other = dial(&address, "writer-svc", Some(&Token::random())).await.unwrap_err();
+        assert!(other.message.contains("does not know the token"), "{other}");
+        stop.cancel();
+        serving.await.unwrap().unwrap();
+        // Nothing is left of it, and its name is free again.
+        let gone = dial(&address, "writer-svc", Some(&token)).await.unwrap_err();
+        assert_eq!(gone.code, ErrorCode::Unavailable);
+        assert!(gone.message.contains(&address), "{gone}");
+        listen::Listener::bind(&address).await.unwrap();
     }
 
     #[tokio::test]

@@ -7,6 +7,7 @@
 //! - [`limits`]: sizes and times that both ends of a connection must share
 //! - [`token`]: bearer tokens, their proof and their check
 //! - [`identity`]: who a service is, before a secret is sent to it
+//! - [`listen`]: where a service listens
 //! - [`serve`]: run gRPC services on a listener until shutdown
 //! - [`dial`]: connect to a service and make sure it is the right one
 //! - [`process`]: a service's command line, logging, signals and exit
@@ -15,6 +16,7 @@ pub mod dial;
 pub mod error;
 pub mod identity;
 pub mod limits;
+pub mod listen;
 pub mod lsn;
 pub mod process;
 mod redact;

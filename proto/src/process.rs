@@ -5,17 +5,18 @@ use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use anyhow::Context;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
+use crate::listen::Listener;
 use crate::token::Token;
 
 /// Flags that every service has.
 #[derive(clap::Args, Debug)]
 pub struct ServiceArgs {
-    /// Address to listen on; port 0 takes a free one. The address taken is
-    /// printed to stdout as {"listening":"host:port"}.
+    /// Address to listen on; port 0 takes a free one. On Linux also
+    /// unix-abstract:name, for this machine only; without the name, a free one.
+    /// The address taken is printed to stdout as {"listening":"host:port"}.
     #[arg(long, env = "TIDEWATER_LISTEN", default_value = "127.0.0.1:0")]
     pub listen: String,
 
@@ -78,7 +79,7 @@ pub fn shutdown_signal(stop_with_stdin: bool) -> std::io::Result<CancellationTok
 pub fn service_main<F>(
     service: &'static str,
     args: ServiceArgs,
-    run: impl FnOnce(TcpListener, Option<Token>, CancellationToken) -> F,
+    run: impl FnOnce(Listener, Option<Token>, CancellationToken) -> F,
 ) -> ExitCode
 where
     F: Future<Output = anyhow::Result<()>>,
@@ -96,10 +97,10 @@ where
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         runtime.block_on(async {
             let shutdown = shutdown_signal(args.stop_with_stdin)?;
-            let listener = TcpListener::bind(&args.listen)
+            let listener = Listener::bind(&args.listen)
                 .await
                 .with_context(|| format!("listening on {}", args.listen))?;
-            let address = listener.local_addr()?;
+            let address = listener.address()?;
             let mut stdout = std::io::stdout().lock();
             // A closed stdout only means that nobody asked.
             let _ = writeln!(stdout, "{{\"listening\":\"{address}\"}}");

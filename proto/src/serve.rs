@@ -1,14 +1,16 @@
 //! Run gRPC services on a listener until shutdown, then drain.
 
+use std::pin::Pin;
+
 use anyhow::Context;
-use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
+use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
 use tokio_util::sync::CancellationToken;
 use tonic::service::RoutesBuilder;
 use tonic::transport::Server;
 
 use crate::identity::Identified;
 use crate::limits;
+use crate::listen::Listener;
 use crate::token::Token;
 use crate::v1::identity_server::IdentityServer;
 
@@ -17,14 +19,15 @@ use crate::v1::identity_server::IdentityServer;
 /// [`limits::DRAIN_GRACE`] to end.
 pub async fn serve(
     service: &'static str,
-    listener: TcpListener,
+    listener: impl Into<Listener>,
     token: Option<Token>,
     shutdown: CancellationToken,
     add: impl FnOnce(&mut RoutesBuilder),
 ) -> anyhow::Result<()> {
-    let address = listener.local_addr()?;
+    let listener = listener.into();
+    let address = listener.address()?;
     anyhow::ensure!(
-        token.is_some() || address.ip().is_loopback(),
+        token.is_some() || listener.is_local()?,
         "{service} would listen on {address}, off loopback, without a token: \
          give --token or TIDEWATER_TOKEN, or listen on 127.0.0.1"
     );
@@ -51,8 +54,17 @@ pub async fn serve(
         .http2_keepalive_interval(Some(limits::KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(limits::KEEPALIVE_TIMEOUT))
         .tcp_nodelay(true)
-        .add_routes(routes.routes())
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), drained);
+        .add_routes(routes.routes());
+    let server: Pin<Box<dyn Future<Output = _> + Send>> = match listener {
+        Listener::Tcp(listener) => {
+            let incoming = TcpListenerStream::new(listener);
+            Box::pin(server.serve_with_incoming_shutdown(incoming, drained))
+        }
+        Listener::Local(listener, _) => {
+            let incoming = UnixListenerStream::new(listener);
+            Box::pin(server.serve_with_incoming_shutdown(incoming, drained))
+        }
+    };
     let overdue = async {
         shutdown.cancelled().await;
         health_reporter.set_service_status("", tonic_health::ServingStatus::NotServing).await;

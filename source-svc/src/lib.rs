@@ -49,9 +49,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proto::Token;
+use proto::listen::Listener;
 use proto::token::RequireToken;
 use proto::v1::source_server::SourceServer;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::service::interceptor::InterceptedService;
 
@@ -70,7 +70,7 @@ const SESSIONS_END: Duration = Duration::from_secs(2);
 /// Serves on `listener` until `shutdown`, which ends every load.
 pub async fn run(
     options: Options,
-    listener: TcpListener,
+    listener: impl Into<Listener>,
     token: Option<Token>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {

@@ -41,7 +41,7 @@ const MAX_IDLE: usize = 64;
 /// Where a writer is, and what it demands. Not printed: it holds a secret.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct WriterAddress {
-    /// "http://host:port".
+    /// "http://host:port" or "unix-abstract:name".
     pub address: String,
     /// Empty: none.
     pub token: String,

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use arrow::datatypes::{DataType, Field, TimeUnit};
+use arrow::datatypes::{DECIMAL64_MAX_PRECISION, DataType, Field, TimeUnit};
 use arrow_schema::extension::{Json as JsonExtension, Uuid as UuidExtension};
 
 /// How a cell of a column arrives in COPY's binary form, which decides its
@@ -27,7 +27,8 @@ pub enum Wire {
     Float4,
     /// 8 bytes → Float64.
     Float8,
-    /// `numeric_send` → Decimal128(precision, scale), 0 ≤ scale ≤ precision ≤ 38.
+    /// `numeric_send` → Decimal64(precision, scale) or, above 18 digits,
+    /// Decimal128, 0 ≤ scale ≤ precision ≤ 38.
     Numeric {
         /// Digits in all.
         precision: u8,
@@ -65,6 +66,9 @@ impl Wire {
             Wire::Int8 | Wire::Oid => DataType::Int64,
             Wire::Float4 => DataType::Float32,
             Wire::Float8 => DataType::Float64,
+            Wire::Numeric { precision: precision @ ..=DECIMAL64_MAX_PRECISION, scale } => {
+                DataType::Decimal64(*precision, *scale)
+            }
             Wire::Numeric { precision, scale } => DataType::Decimal128(*precision, *scale),
             Wire::Date => DataType::Date32,
             Wire::Time => DataType::Time64(TimeUnit::Microsecond),

@@ -12,12 +12,13 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, RecordBatch};
 use arrow::datatypes::{Schema, SchemaRef};
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
-use parquet::arrow::{ArrowSchemaConverter, ArrowWriter};
+use parquet::arrow::{ArrowSchemaConverter, ArrowWriter, add_encoded_arrow_schema_to_metadata};
 use parquet::basic::Type as Physical;
 use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
 use parquet::schema::types::{SchemaDescriptor, Type, TypePtr};
 
+use crate::decimal;
 use crate::encoding;
 use crate::error::WriterError;
 use crate::stage::{Sink, Stage};
@@ -59,8 +60,15 @@ impl Encoder {
     /// that was done before. [`Encoder::write`] takes its first batch.
     pub fn learn(&mut self, sample: &RecordBatch) {
         if self.properties.is_none() && sample.num_rows() > 0 {
-            self.properties = Some(encoding::properties(sample, self.row_group_bytes));
+            self.properties = Some(self.properties_for(sample));
         }
+    }
+
+    /// With the Arrow schema that readers are to find in the file.
+    fn properties_for(&self, sample: &RecordBatch) -> WriterProperties {
+        let mut properties = encoding::properties(sample, self.row_group_bytes);
+        add_encoded_arrow_schema_to_metadata(&decimal::declared(&self.schema), &mut properties);
+        properties
     }
 
     /// Appends the rows of one partition (a relative path; empty: none).
@@ -81,7 +89,7 @@ impl Encoder {
     pub fn finish(mut self) -> Result<Box<dyn Stage>, WriterError> {
         if self.open.is_none() && self.stage.wants_schema_file() {
             let nothing = RecordBatch::new_empty(Arc::clone(&self.schema));
-            self.properties = Some(encoding::properties(&nothing, self.row_group_bytes));
+            self.properties = Some(self.properties_for(&nothing));
             self.open("")?;
         }
         self.close()?;
@@ -125,7 +133,8 @@ impl Encoder {
         let sink = BufWriter::with_capacity(WRITE_BYTES, sink);
         let options = ArrowWriterOptions::new()
             .with_parquet_schema(file_schema(&schema).map_err(WriterError::parquet(&location))?)
-            .with_properties(self.properties.clone().unwrap_or_default());
+            .with_properties(self.properties.clone().unwrap_or_default())
+            .with_skip_arrow_metadata(true);
         let writer = ArrowWriter::try_new_with_options(sink, schema, options)
             .map_err(WriterError::parquet(&location))?;
         self.open = Some(Open { partition: partition.to_owned(), location, writer });
@@ -191,7 +200,7 @@ fn slice_bytes(batch: &RecordBatch) -> usize {
 mod tests {
     use std::fs::File;
 
-    use arrow::array::{Int64Array, StringArray};
+    use arrow::array::{Decimal64Array, Decimal128Array, Int64Array, StringArray};
     use arrow::datatypes::{DataType, Field};
     use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
     use proto::v1::{StageRequest, StagedChunk};
@@ -257,6 +266,31 @@ mod tests {
             }
         }
         assert_eq!((next, chunk.rows), (100_000, 100_000));
+    }
+
+    #[test]
+    fn decimals_read_back_as_128_bits_however_they_came() {
+        let root = tempfile::tempdir().unwrap();
+        let paths = paths(root.path());
+        for (load, precision) in [("a", 1), ("b", 9), ("c", 10), ("d", 18)] {
+            let values = [Some(-7), None, Some(10_i64.pow(precision.into()) - 1)];
+            let narrow = Decimal64Array::from(values.to_vec());
+            let narrow = narrow.with_precision_and_scale(precision, 1).unwrap();
+            let wide: Decimal128Array = values.iter().map(|v| v.map(i128::from)).collect();
+            let wide = wide.with_precision_and_scale(precision, 1).unwrap();
+            let narrow = RecordBatch::try_from_iter([("d", Arc::new(narrow) as ArrayRef)]).unwrap();
+            let wide = RecordBatch::try_from_iter([("d", Arc::new(wide) as ArrayRef)]).unwrap();
+
+            let stage = Box::new(DirectoryStage::create(&paths, load, 0).unwrap());
+            let mut encoder = Encoder::new(stage, narrow.schema(), 1 << 30, 1 << 20);
+            encoder.write("", &narrow).unwrap();
+            let request = StageRequest { load_id: load.into(), ..Default::default() };
+            let chunk = encoder.finish().unwrap().seal(&request).unwrap();
+            let (dir, manifest) = Manifest::of(&paths, &chunk).unwrap();
+            let reader = reader(dir.join(&manifest.files[0].staged)).build().unwrap();
+            let read: Vec<_> = reader.map(Result::unwrap).collect();
+            assert_eq!(read, [wide], "{precision}");
+        }
     }
 
     #[test]

@@ -195,8 +195,8 @@ fn integer_bits(kind: &DataType) -> Option<f64> {
     match kind {
         DataType::Int32 | DataType::Date32 => Some(32.0),
         DataType::Int64 | DataType::Time64(_) | DataType::Timestamp(..) => Some(64.0),
-        DataType::Decimal128(..=9, _) => Some(32.0),
-        DataType::Decimal128(10..=18, _) => Some(64.0),
+        DataType::Decimal64(..=9, _) | DataType::Decimal128(..=9, _) => Some(32.0),
+        DataType::Decimal64(..) | DataType::Decimal128(10..=18, _) => Some(64.0),
         _ => None,
     }
 }

@@ -22,6 +22,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use arrow::error::ArrowError;
 use proto::v1::StageRequest;
 
+use crate::decimal;
 use crate::error::WriterError;
 use crate::naming;
 use crate::render;
@@ -82,11 +83,12 @@ impl Layout {
 
     /// Takes the same columns as the destination declares them: with field ids,
     /// with columns that are required, with its own name for a list's items.
-    pub fn declare(&mut self, schema: SchemaRef) {
-        self.schema = schema;
+    pub fn declare(&mut self, schema: &Schema) {
+        self.schema = decimal::as_arriving(schema, &self.schema);
     }
 
-    /// The destination's schema.
+    /// The schema of every batch; [`decimal::declared`]: what the destination
+    /// says of it.
     pub fn schema(&self) -> SchemaRef {
         Arc::clone(&self.schema)
     }
@@ -308,7 +310,7 @@ mod tests {
         let id = Field::new("id", DataType::Int64, false);
         let list = Field::new("l", list("element"), true);
         let declared = declare(id.with_metadata([("k".into(), "v".into())].into()), list);
-        layout.declare(Arc::clone(&declared));
+        layout.declare(&declared);
         let out = layout.apply(&batch.slice(0, 1)).unwrap();
         assert_eq!(out.schema(), declared);
         assert_eq!(out.column(6).as_list::<i32>().values().len(), 1);

@@ -11,7 +11,8 @@
 //! - [`service`]: the gRPC calls and Flight's DoPut
 //! - [`receive`]: one DoPut: messages in, one staged chunk or nothing out
 //! - [`layout`]: source columns → destination columns and metadata columns
-//!   ([`naming`], [`row_id`], and the values as text and JSON, [`render`])
+//!   ([`naming`], [`row_id`], and the values as text and JSON, [`render`];
+//!   [`decimal`]: how decimals come and what is said of them)
 //! - [`partition`]: which rows go to which directory
 //! - [`spill`]: rows in the order of their partitions, in bounded memory
 //! - [`encode`]: record batches → Parquet files of bounded size
@@ -35,6 +36,7 @@
 //! more than [`Options::max_streams`] streams are received at once. Nothing
 //! grows with the table or with its number of partitions.
 
+pub mod decimal;
 pub mod encode;
 pub mod encoding;
 pub mod error;
@@ -55,9 +57,9 @@ pub mod target;
 
 use arrow_flight::flight_service_server::FlightServiceServer;
 use proto::limits;
+use proto::listen::Listener;
 use proto::token::{RequireToken, Token};
 use proto::v1::writer_server::WriterServer;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::service::interceptor::InterceptedService;
 
@@ -112,7 +114,7 @@ impl Default for Options {
 /// Serves the writer on `listener` until `shutdown`, then drains.
 pub async fn run(
     options: Options,
-    listener: TcpListener,
+    listener: impl Into<Listener>,
     token: Option<Token>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {

@@ -30,6 +30,7 @@ use tokio_util::task::TaskTracker;
 use tonic::{Code, Status};
 
 use crate::Options;
+use crate::decimal;
 use crate::encode::Encoder;
 use crate::error::WriterError;
 use crate::layout::Layout;
@@ -231,8 +232,8 @@ impl Rows {
         let target = target::of(request.destination.as_ref(), request.table.as_ref(), options)?;
         let mut layout = Layout::new(&chunk.schema, request)?;
         let partitioning = target.partitioning(&chunk.schema, request.processed_at)?;
-        let (stage, schema) = target.stage(request, layout.schema())?;
-        layout.declare(schema);
+        let (stage, schema) = target.stage(request, decimal::declared(&layout.schema()))?;
+        layout.declare(&schema);
         let sorted = partitioning.map(|partitioning| {
             let budget = usize::try_from(options.sort_bytes).unwrap_or(usize::MAX);
             (partitioning, PartitionSorter::new(stage.scratch(), layout.schema(), budget))

@@ -103,7 +103,7 @@ impl Child {
         self.pid
     }
 
-    /// "host:port".
+    /// "host:port" or "unix-abstract:name".
     pub fn address(&self) -> &str {
         &self.address
     }

@@ -40,13 +40,14 @@ impl Sync<'_> {
             self.decide(load.as_ref().map(|load| load.live.id.as_str()));
         }
         if let (Some(id), None) = (hoped, &load) {
-            // Nothing goes on under it: neither it nor its stage is of use.
+            // Nothing goes on under it.
             load::close(&self.context, &id).await;
             self.run.load = None;
-            let still = self.kept();
-            let stale: Vec<_> = kept.into_iter().filter(|index| !still.contains(index)).collect();
-            self.ask_writers(&stale).await?;
         }
+        // Of a load that is gone, or of a commit that was made and not cleaned up.
+        let still = self.kept();
+        let stale: Vec<_> = kept.into_iter().filter(|index| !still.contains(index)).collect();
+        self.ask_writers(&stale).await?;
         let staged =
             |table: &TableRun| table.saved(&self.keeper).map_or(0, |saved| saved.staged.len());
         let left: Vec<_> = self.tables.iter().map(|table| (table.action, staged(table))).collect();
@@ -161,7 +162,8 @@ impl Sync<'_> {
     fn keep_load_ids(&self, table: &TableRun) -> Vec<String> {
         let saved = table
             .saved(&self.keeper)
-            .filter(|saved| self.resumed && resume::is_of(saved, &table.settings));
+            .filter(|_| self.resumed && table.action != Action::Done)
+            .filter(|saved| resume::is_of(saved, &table.settings));
         let usable = |load: &&SavedLoad| {
             load.is_complete() || self.hoped_load().as_deref() == Some(load.id.as_str())
         };

@@ -284,6 +284,29 @@ impl Bench {
         self.fake.world().reads.clear();
     }
 
+    /// As if the run had been killed when the first load's chunks of the table
+    /// were staged and the state said so, before it said anything of a commit.
+    fn staged_by_the_interrupted_run(&self, table: &str, chunk_count: u32) {
+        let mut state = self.state();
+        let stream = selected(table);
+        let run = state.run.clone().unwrap();
+        let settings = Settings::of(&run, &Destination::default(), &stream.table, &stream.load);
+        let mut load = crate::state::SavedLoad {
+            id: "L1".into(),
+            commit_id: settings.commit_id,
+            settings_hash: settings.hash,
+            chunk_count,
+            ..Default::default()
+        };
+        for chunk_id in 0..chunk_count {
+            let manifest = format!("L1/{table}/{chunk_id}");
+            self.fake.world().staged.insert(manifest.clone());
+            load.add(&StagedChunk { chunk_id, manifest, rows: 10, ..Default::default() });
+        }
+        state.begin_load("public", table, load);
+        std::fs::write(self.state_path(), state.to_text()).unwrap();
+    }
+
     fn state_path(&self) -> std::path::PathBuf {
         self.directory.path().join("state.json")
     }
@@ -384,26 +407,7 @@ async fn without_its_snapshot_a_part_is_read_anew_and_a_whole_is_committed() {
     // As if it had been killed between staging and committing a.
     bench.fake.world().live.clear();
     bench.fake.world().committed.clear();
-    let mut state = bench.state();
-    let run = state.run.clone().unwrap();
-    let settings = |table: &str| {
-        let stream = selected(table);
-        Settings::of(&run, &Destination::default(), &stream.table, &stream.load)
-    };
-    let mut load = crate::state::SavedLoad {
-        id: "L1".into(),
-        commit_id: settings("a").commit_id,
-        settings_hash: settings("a").hash,
-        chunk_count: 2,
-        ..Default::default()
-    };
-    for chunk_id in 0..2 {
-        let manifest = format!("L1/a/{chunk_id}");
-        bench.fake.world().staged.insert(manifest.clone());
-        load.add(&StagedChunk { chunk_id, manifest, rows: 10, ..Default::default() });
-    }
-    state.begin_load("public", "a", load);
-    std::fs::write(bench.state_path(), state.to_text()).unwrap();
+    bench.staged_by_the_interrupted_run("a", 2);
 
     let summary = bench.sync().await.unwrap();
     assert_eq!(summary.committed(), 2);
@@ -411,6 +415,26 @@ async fn without_its_snapshot_a_part_is_read_anew_and_a_whole_is_committed() {
     assert_eq!(bench.fake.reads_of("b"), [0, 1, 2]);
     assert_eq!(bench.fake.world().committed["a"].load_id, "L1");
     assert_eq!(bench.fake.world().committed["b"].load_id, "L2");
+}
+
+/// Killed after the commit of a, before the writer had removed what was staged
+/// for it and before the state said that it was made.
+#[tokio::test]
+async fn what_a_finished_commit_left_staged_is_removed() {
+    for load_lives in [true, false] {
+        let bench = Bench::new(&[("a", 2), ("b", 3)]).await;
+        bench.interrupted_after(3).await;
+        bench.staged_by_the_interrupted_run("a", 2);
+        if !load_lives {
+            bench.fake.world().live.clear();
+        }
+        let summary = bench.sync().await.unwrap();
+        assert_eq!(summary.committed(), 2);
+        assert_eq!(bench.fake.reads_of("a"), [] as [u32; 0], "a is committed by this run");
+        let world = bench.fake.world();
+        let left: Vec<_> = world.staged.iter().filter(|path| path.contains("/a/")).collect();
+        assert!(left.is_empty(), "the load lives: {load_lives}; left: {left:?}");
+    }
 }
 
 #[tokio::test]

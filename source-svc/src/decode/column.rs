@@ -4,9 +4,9 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, BinaryBuilder, BooleanBuilder, Decimal128Builder, FixedSizeBinaryBuilder,
-    Float32Builder, Float64Builder, Int32Builder, Int64Builder, ListArray, NullArray,
-    NullBufferBuilder, PrimitiveBuilder,
+    Array, ArrayRef, BinaryBuilder, BooleanBuilder, Decimal64Builder, Decimal128Builder,
+    FixedSizeBinaryBuilder, Float32Builder, Float64Builder, Int32Builder, Int64Builder, ListArray,
+    NullArray, NullBufferBuilder, PrimitiveBuilder,
 };
 use arrow::buffer::{OffsetBuffer, ScalarBuffer};
 use arrow::datatypes::{
@@ -39,6 +39,7 @@ pub(super) enum Builder {
     Oid(Int64Builder),
     Float4(Float32Builder),
     Float8(Float64Builder),
+    Numeric64 { values: Decimal64Builder, precision: u8, scale: i8 },
     Numeric { values: Decimal128Builder, precision: u8, scale: i8 },
     Date(PrimitiveBuilder<Date32Type>),
     Time(PrimitiveBuilder<Time64MicrosecondType>),
@@ -72,6 +73,10 @@ impl Builder {
             Wire::Oid => Builder::Oid(Int64Builder::with_capacity(START)),
             Wire::Float4 => Builder::Float4(Float32Builder::with_capacity(START)),
             Wire::Float8 => Builder::Float8(Float64Builder::with_capacity(START)),
+            Wire::Numeric { precision, scale } if matches!(data_type, DataType::Decimal64(..)) => {
+                let (precision, scale) = (*precision, *scale);
+                Builder::Numeric64 { values: typed(data_type), precision, scale }
+            }
             Wire::Numeric { precision, scale } => {
                 Builder::Numeric { values: typed(data_type), precision: *precision, scale: *scale }
             }
@@ -129,6 +134,12 @@ impl Builder {
             Builder::Float8(values) => {
                 primitive(values, cells, policy, nulled, |cell| fixed(cell).map(f64::from_be_bytes))
             }
+            Builder::Numeric64 { values, precision, scale } => {
+                let (precision, scale) = (*precision, *scale);
+                primitive(values, cells, policy, nulled, |cell| {
+                    numeric::decode64(cell, precision, scale)
+                })
+            }
             Builder::Numeric { values, precision, scale } => {
                 let (precision, scale) = (*precision, *scale);
                 primitive(values, cells, policy, nulled, |cell| {
@@ -170,6 +181,7 @@ impl Builder {
             Builder::Int8(values) | Builder::Oid(values) => finish_primitive(values),
             Builder::Float4(values) => finish_primitive(values),
             Builder::Float8(values) => finish_primitive(values),
+            Builder::Numeric64 { values, .. } => finish_primitive(values),
             Builder::Numeric { values, .. } => finish_primitive(values),
             Builder::Date(values) => finish_primitive(values),
             Builder::Time(values) => finish_primitive(values),

@@ -1,4 +1,4 @@
-//! `numeric_send` → i128 with a fixed scale, exactly
+//! `numeric_send` → i64 or i128 with a fixed scale, exactly
 //! (`src/backend/utils/adt/numeric.c`).
 //!
 //! ```text
@@ -13,6 +13,17 @@ const NAN: u16 = 0xC000;
 const INFINITY: u16 = 0xD000;
 const NEGATIVE_INFINITY: u16 = 0xF000;
 
+/// 10^n for n = 0 … 18.
+const POWERS_64: [u64; 19] = {
+    let mut powers = [1; 19];
+    let mut n = 1;
+    while n < 19 {
+        powers[n] = powers[n - 1] * 10;
+        n += 1;
+    }
+    powers
+};
+
 /// 10^n for n = 0 … 38.
 const POWERS: [i128; 39] = {
     let mut powers = [1i128; 39];
@@ -24,9 +35,39 @@ const POWERS: [i128; 39] = {
     powers
 };
 
+/// The value times 10^scale; `precision` ≤ 18 digits, 0 ≤ `scale` ≤ precision.
+#[inline]
+pub(super) fn decode64(bytes: &[u8], precision: u8, scale: i8) -> Result<i64, CellError> {
+    let (digits, weight, negative) = parts(bytes)?;
+    match small_magnitude(digits, weight, scale) {
+        Some(small) if small < POWERS_64[usize::from(precision.min(18))] => {
+            // Below 10^18.
+            let value = small as i64;
+            Ok(if negative { -value } else { value })
+        }
+        _ => i64::try_from(decode(bytes, precision, scale)?).map_err(|_| beyond(precision, scale)),
+    }
+}
+
 /// The value times 10^scale; `precision` ≤ 38 digits, 0 ≤ `scale` ≤ precision.
 #[inline]
 pub(super) fn decode(bytes: &[u8], precision: u8, scale: i8) -> Result<i128, CellError> {
+    let (digits, weight, negative) = parts(bytes)?;
+    let magnitude = match small_magnitude(digits, weight, scale) {
+        Some(small) => Some(i128::from(small)),
+        None => magnitude(digits, weight, scale)?,
+    };
+    match magnitude {
+        Some(value) if value < POWERS[usize::from(precision.min(38))] => {
+            Ok(if negative { -value } else { value })
+        }
+        _ => Err(beyond(precision, scale)),
+    }
+}
+
+/// The groups of digits, the weight of the first, and whether it is negative.
+#[inline]
+fn parts(bytes: &[u8]) -> Result<(&[u8], i16, bool), CellError> {
     let (Some(head), Some(digits)) = (bytes.first_chunk::<8>(), bytes.get(8..)) else {
         return Err(bad("a numeric of less than 8 bytes"));
     };
@@ -44,18 +85,7 @@ pub(super) fn decode(bytes: &[u8], precision: u8, scale: i8) -> Result<i128, Cel
     if digits.len() != count * 2 {
         return Err(bad("a numeric whose digits are not as many as it says"));
     }
-    let magnitude = match small_magnitude(digits, weight, scale) {
-        Some(small) => Some(i128::from(small)),
-        None => magnitude(digits, weight, scale)?,
-    };
-    match magnitude {
-        Some(value) if value < POWERS[usize::from(precision.min(38))] => {
-            Ok(if negative { -value } else { value })
-        }
-        _ => {
-            Err(CellError::Unrepresentable(format!("a number beyond decimal({precision},{scale})")))
-        }
-    }
+    Ok((digits, weight, negative))
 }
 
 /// The same as [`magnitude`] in 64 bits, for the numbers that most are;
@@ -82,7 +112,7 @@ fn small_magnitude(digits: &[u8], weight: i16, scale: i8) -> Option<u64> {
         -1 => (value / 10, value % 10),
         -2 => (value / 100, value % 100),
         -3 => (value / 1000, value % 1000),
-        power @ 1..=19 => return value.checked_mul(10u64.pow(power as u32)),
+        power @ 1..=18 => return value.checked_mul(POWERS_64[power as usize]),
         _ => return None,
     };
     (rest == 0).then_some(quotient)
@@ -125,6 +155,11 @@ fn magnitude(digits: &[u8], weight: i16, scale: i8) -> Result<Option<i128>, Cell
     }
     let power = usize::try_from(lacking).ok().and_then(|n| POWERS.get(n));
     Ok(power.and_then(|power| value.checked_mul(*power)))
+}
+
+#[cold]
+fn beyond(precision: u8, scale: i8) -> CellError {
+    CellError::Unrepresentable(format!("a number beyond decimal({precision},{scale})"))
 }
 
 fn bad(what: &str) -> CellError {
@@ -170,6 +205,10 @@ mod tests {
         for (digits, weight, sign, (precision, scale), expected) in cases {
             let value = decode(&wire(digits, weight, sign), precision, scale);
             assert_eq!(value, Ok(expected), "{digits:?} {weight}");
+            if precision <= 18 {
+                let value = decode64(&wire(digits, weight, sign), precision, scale);
+                assert_eq!(value.map(i128::from), Ok(expected), "{digits:?} {weight}");
+            }
         }
     }
 
@@ -185,12 +224,14 @@ mod tests {
             (wire(&[1], i16::MAX, 0), "a number beyond decimal(4,1)"),
             (wire(&[9999; 40], 39, 0), "a number beyond decimal(4,1)"),
         ] {
-            let error = decode(&bytes, 4, 1).unwrap_err();
+            let error = decode64(&bytes, 4, 1).unwrap_err();
+            assert_eq!(decode(&bytes, 4, 1).unwrap_err(), error);
             assert_eq!(error, CellError::Unrepresentable(shown.to_owned()));
         }
         for bytes in [vec![], wire(&[10_000], 0, 0), wire(&[1], 0, 7), vec![0, 9, 0, 0, 0, 0, 0, 0]]
         {
             assert!(matches!(decode(&bytes, 4, 1), Err(CellError::Bad(_))));
+            assert!(matches!(decode64(&bytes, 4, 1), Err(CellError::Bad(_))));
         }
     }
 }

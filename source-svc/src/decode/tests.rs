@@ -1,6 +1,6 @@
 use arrow::array::{Array, AsArray};
 use arrow::datatypes::{
-    DataType, Date32Type, Decimal128Type, Field, Float32Type, Float64Type, Int32Type, Int64Type,
+    DataType, Date32Type, Decimal64Type, Field, Float32Type, Float64Type, Int32Type, Int64Type,
     Time64MicrosecondType, TimeUnit, TimestampMicrosecondType,
 };
 
@@ -181,9 +181,9 @@ fn decimals_keep_every_digit() {
     let value = [0, 2, 0, 0, 0, 0, 0, 2, 4, 210, 21, 224];
     let nan = [0, 0, 0, 0, 0xC0, 0, 0, 0];
     let (array, nulled) = one(wire, &[some(value), some(nan), None]);
-    let values: Vec<_> = array.as_primitive::<Decimal128Type>().iter().collect();
+    let values: Vec<_> = array.as_primitive::<Decimal64Type>().iter().collect();
     assert_eq!((values, nulled), (vec![Some(123_456), None, None], 1));
-    assert_eq!(array.data_type(), &DataType::Decimal128(10, 2));
+    assert_eq!(array.data_type(), &DataType::Decimal64(10, 2));
 }
 
 #[test]

@@ -81,6 +81,7 @@ pub fn write_json(values: &Values<'_>, row: usize, out: &mut Vec<u8>) {
         Values::Float64(array) if array.value(row).is_finite() => {
             write_float8(array.value(row), out);
         }
+        Values::Decimal64(array, scale) => write_numeric(array.value(row).into(), *scale, out),
         Values::Decimal(array, scale) => write_numeric(array.value(row), *scale, out),
         Values::Json(array) => out.extend_from_slice(array.value(row).as_bytes()),
         Values::Text(array) => write_string(array.value(row), out),

@@ -18,13 +18,13 @@ pub mod text;
 use std::collections::HashMap;
 
 use arrow::array::{
-    Array, AsArray, BinaryArray, BooleanArray, Date32Array, Decimal128Array, FixedSizeBinaryArray,
-    Float32Array, Float64Array, Int32Array, Int64Array, ListArray, StringArray,
-    Time64MicrosecondArray, TimestampMicrosecondArray,
+    Array, AsArray, BinaryArray, BooleanArray, Date32Array, Decimal64Array, Decimal128Array,
+    FixedSizeBinaryArray, Float32Array, Float64Array, Int32Array, Int64Array, ListArray,
+    StringArray, Time64MicrosecondArray, TimestampMicrosecondArray,
 };
 use arrow::datatypes::{
-    DataType, Date32Type, Decimal128Type, Field, Float32Type, Float64Type, Int32Type, Int64Type,
-    Time64MicrosecondType, TimeUnit, TimestampMicrosecondType,
+    DataType, Date32Type, Decimal64Type, Decimal128Type, Field, Float32Type, Float64Type,
+    Int32Type, Int64Type, Time64MicrosecondType, TimeUnit, TimestampMicrosecondType,
 };
 
 use crate::error::WriterError;
@@ -53,7 +53,9 @@ pub enum Values<'a> {
     Float32(&'a Float32Array),
     /// float8
     Float64(&'a Float64Array),
-    /// numeric(p,s), with s
+    /// numeric(p,s) with p ≤ 18, and s
+    Decimal64(&'a Decimal64Array, u8),
+    /// numeric(p,s), and s
     Decimal(&'a Decimal128Array, u8),
     /// date
     Date(&'a Date32Array),
@@ -80,7 +82,7 @@ pub fn check(field: &Field) -> Result<(), WriterError> {
     let known = match field.data_type() {
         DataType::Boolean | DataType::Int32 | DataType::Int64 => true,
         DataType::Float32 | DataType::Float64 | DataType::Date32 => true,
-        DataType::Decimal128(_, scale) => *scale >= 0,
+        DataType::Decimal64(1..=18, scale) | DataType::Decimal128(_, scale) => *scale >= 0,
         DataType::Time64(TimeUnit::Microsecond) => true,
         DataType::Timestamp(TimeUnit::Microsecond, zone) => {
             zone.as_deref().is_none_or(|zone| zone == "UTC" || zone == "+00:00")
@@ -121,6 +123,9 @@ impl<'a> Values<'a> {
             DataType::Int64 => Values::Int64(array.as_primitive::<Int64Type>()),
             DataType::Float32 => Values::Float32(array.as_primitive::<Float32Type>()),
             DataType::Float64 => Values::Float64(array.as_primitive::<Float64Type>()),
+            DataType::Decimal64(_, scale) => {
+                Values::Decimal64(array.as_primitive::<Decimal64Type>(), scale.unsigned_abs())
+            }
             DataType::Decimal128(_, scale) => {
                 Values::Decimal(array.as_primitive::<Decimal128Type>(), scale.unsigned_abs())
             }
@@ -154,6 +159,7 @@ impl<'a> Values<'a> {
             Values::Int64(array) => *array,
             Values::Float32(array) => *array,
             Values::Float64(array) => *array,
+            Values::Decimal64(array, _) => *array,
             Values::Decimal(array, _) => *array,
             Values::Date(array) => *array,
             Values::Time(array) => *array,

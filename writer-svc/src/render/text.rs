@@ -15,6 +15,7 @@ pub fn write_text(values: &Values<'_>, row: usize, out: &mut Vec<u8>) {
         Values::Int64(array) => write_integer(array.value(row), out),
         Values::Float32(array) => write_float4(array.value(row), out),
         Values::Float64(array) => write_float8(array.value(row), out),
+        Values::Decimal64(array, scale) => write_numeric(array.value(row).into(), *scale, out),
         Values::Decimal(array, scale) => write_numeric(array.value(row), *scale, out),
         Values::Date(array) => datetime::write_date(array.value(row).into(), out),
         Values::Time(array) => datetime::write_time(array.value(row), out),

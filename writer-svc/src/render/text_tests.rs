@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, BinaryBuilder, BooleanArray, BooleanBuilder, Date32Array, Decimal128Array,
-    FixedSizeBinaryArray, Float32Array, Float64Array, Float64Builder, Int32Array, Int64Array,
-    ListBuilder, StringBuilder, Time64MicrosecondArray, TimestampMicrosecondArray,
+    Array, ArrayRef, BinaryBuilder, BooleanArray, BooleanBuilder, Date32Array, Decimal64Array,
+    Decimal128Array, FixedSizeBinaryArray, Float32Array, Float64Array, Float64Builder, Int32Array,
+    Int64Array, ListBuilder, StringBuilder, Time64MicrosecondArray, TimestampMicrosecondArray,
     TimestampMicrosecondBuilder,
 };
 use arrow::datatypes::{DataType, Field};
@@ -119,6 +119,11 @@ fn integers_booleans_and_numerics() {
     };
     let money = [(12_345, "123.45"), (-5, "-0.05"), (0, "0.00"), (100, "1.00")];
     check(&money, numeric(10, 2));
+    let narrow = [(12_345, "123.45"), (-5, "-0.05"), (0, "0.00"), (100, "1.00")];
+    check(&narrow, |values| {
+        let array = Decimal64Array::from(values);
+        Arc::new(array.with_precision_and_scale(10, 2).unwrap())
+    });
     let widest = 99_999_999_999_999_999_999_999_999_999_999_999_999;
     check(&[(-widest, "-99999999999999999999999999999999999999"), (1, "1")], numeric(38, 0));
     check(&[(widest, "0.99999999999999999999999999999999999999")], numeric(38, 38));
@@ -186,7 +191,13 @@ fn arrays_of_other_types() {
 #[test]
 fn a_type_that_no_source_sends_is_refused_by_its_column() {
     let nested = DataType::new_list(DataType::new_list(DataType::Int32, true), true);
-    for data_type in [DataType::UInt8, DataType::Decimal128(5, -2), DataType::LargeUtf8, nested] {
+    for data_type in [
+        DataType::UInt8,
+        DataType::Decimal64(19, 2),
+        DataType::Decimal128(5, -2),
+        DataType::LargeUtf8,
+        nested,
+    ] {
         let error = crate::render::check(&Field::new("col", data_type, true)).unwrap_err();
         assert!(error.to_string().contains("\"col\""), "{error}");
     }
