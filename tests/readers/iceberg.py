@@ -20,9 +20,15 @@ nothing but the time it takes to start.
     drop                          the table with its files
     uploads   location            what is being uploaded to that place of a bucket
     forbid    location            nobody may write there any more
+    bucket    location            makes the bucket
+    objects   location            the keys of all objects there
+    delete    location, key       one of them
+    mirror    location, directory copies all of them into files
+    rows      location            rows of the Parquet files there, not in hidden places
 """
 
 import json
+import os
 import sys
 import traceback
 
@@ -30,7 +36,7 @@ import boto3
 import iceberg_engines
 import reader
 from iceberg_values import arrow_column, parsed, printed
-from pyarrow import field as arrow_field, parquet, schema as arrow_schema, table as arrow_table
+from pyarrow import dataset, field as arrow_field, parquet, schema as arrow_schema, table as arrow_table
 from pyarrow.fs import FileSelector, FileType
 from pyiceberg import types
 from pyiceberg.catalog import load_catalog
@@ -312,9 +318,47 @@ def forbid(catalog, request):
     client.put_bucket_policy(Bucket=bucket, Policy=json.dumps(policy))
 
 
+def bucket(catalog, request):
+    client, name, _ = store(request)
+    client.create_bucket(Bucket=name)
+
+
+def keys(request):
+    client, name, prefix = store(request)
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket=name, Prefix=prefix)
+    return sorted(item["Key"] for page in pages for item in page.get("Contents", []))
+
+
+def objects(catalog, request):
+    print_json(keys(request))
+
+
+def delete(catalog, request):
+    client, name, _ = store(request)
+    client.delete_object(Bucket=name, Key=request["key"])
+
+
+def mirror(catalog, request):
+    client, name, prefix = store(request)
+    for key in keys(request):
+        path = os.path.join(request["directory"], key.removeprefix(prefix).lstrip("/"))
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        client.download_file(name, key, path)
+
+
+def rows(catalog, request):
+    io = load_file_io(catalog.properties, request["location"])
+    scheme, host, path = io.parse_location(request["location"])
+    found = dataset.dataset(path, format="parquet", filesystem=io.fs_by_scheme(scheme, host))
+    print_json(found.count_rows())
+
+
 COMMANDS = {
     command.__name__: command
-    for command in (read, count, plan, describe, tables, files, create, append, rewrite, drop, uploads, forbid)
+    for command in (
+        *(read, count, plan, describe, tables, files, create, append, rewrite, drop),
+        *(uploads, forbid, bucket, objects, delete, mirror, rows),
+    )
 }
 
 

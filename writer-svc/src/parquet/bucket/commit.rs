@@ -129,9 +129,9 @@ impl Chunks {
     }
 
     fn give_up_unused(&self, table: &BucketTable) {
-        let given_up = table.bucket.each(&self.unused, |file| {
-            table.bucket.abort(&at(table, &file.path), &file.upload)
-        });
+        let given_up = table
+            .bucket
+            .each(&self.unused, |file| table.bucket.abort(&at(table, &file.path), &file.upload));
         if let Err(error) = given_up {
             tracing::warn!("{error}; the upload of a file without rows is left");
         }
@@ -144,11 +144,7 @@ fn at(table: &BucketTable, path: &str) -> String {
 
 /// All that lies in the table and will not belong to it any more. Refuses what
 /// is not ours.
-fn outdated(
-    table: &BucketTable,
-    base: &Found,
-    files: &[Held],
-) -> Result<Vec<String>, WriterError> {
+fn outdated(table: &BucketTable, base: &Found, files: &[Held]) -> Result<Vec<String>, WriterError> {
     let kept: HashSet<&str> = files.iter().map(|file| file.path.as_str()).collect();
     let found = present(table, base)?;
     Ok(found.into_iter().filter(|path| !kept.contains(path.as_str())).collect())
@@ -173,7 +169,7 @@ pub fn settle(table: &BucketTable) -> Result<Found, WriterError> {
             return Ok(found);
         }
         if let Step::Settled(found) = advance(table, found)? {
-            return Ok(found);
+            return Ok(*found);
         }
     }
     Err(WriterError::Contended { table: table.paths.live.clone(), attempts: ATTEMPTS })
@@ -182,7 +178,7 @@ pub fn settle(table: &BucketTable) -> Result<Found, WriterError> {
 /// How far a record has come.
 enum Step {
     /// Nothing is left to do.
-    Settled(Found),
+    Settled(Box<Found>),
     /// Nothing is left to do, and the commit is not made: this file is gone.
     TakenBack(String),
     /// Somebody else has changed the record.
@@ -237,8 +233,7 @@ fn complete(table: &BucketTable, files: &[Held]) -> Result<Option<String>, Write
             bytes: file.bytes,
         };
         if !table.bucket.complete(&pending)? {
-            *gone.lock().unwrap_or_else(PoisonError::into_inner) =
-                Some(file.path.clone());
+            *gone.lock().unwrap_or_else(PoisonError::into_inner) = Some(file.path.clone());
         }
         Ok(())
     })?;
@@ -248,14 +243,14 @@ fn complete(table: &BucketTable, files: &[Held]) -> Result<Option<String>, Write
 /// Removes what the record says is to go, and says that it is gone.
 fn remove(table: &BucketTable, found: Found) -> Result<Step, WriterError> {
     if found.record.remove.is_empty() {
-        return Ok(Step::Settled(found));
+        return Ok(Step::Settled(Box::new(found)));
     }
     let kept: HashSet<&String> = found.record.files.iter().collect();
     let going: Vec<_> = found.record.remove.iter().filter(|path| !kept.contains(path)).collect();
     table.bucket.each(&going, |path| table.bucket.delete(&at(table, path)))?;
     let settled = Record { remove: Vec::new(), ..found.record.clone() };
     let swapped = record::swap(table, &found, settled)?;
-    Ok(swapped.map_or(Step::Overtaken, Step::Settled))
+    Ok(swapped.map_or(Step::Overtaken, |found| Step::Settled(Box::new(found))))
 }
 
 /// Removes what is staged for a load. The commit stands either way, and the next

@@ -136,7 +136,10 @@ impl Target for BucketTable {
     }
 
     fn stage(&self, request: &StageRequest, layout: SchemaRef) -> Result<Staging, WriterError> {
-        Ok((Box::new(stage::BucketStage::create(self, &request.load_id, request.chunk_id)?), layout))
+        Ok((
+            Box::new(stage::BucketStage::create(self, &request.load_id, request.chunk_id)?),
+            layout,
+        ))
     }
 
     fn commit(&self, request: &CommitRequest) -> Result<Committed, WriterError> {

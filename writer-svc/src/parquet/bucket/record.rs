@@ -7,7 +7,6 @@
 //!                        └ one is gone ─► commit a, files a, remove: what b has ─► commit a, files a
 //! ```
 
-use bytes::Bytes;
 use proto::v1::CommitRecord;
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +14,9 @@ use super::BucketTable;
 use crate::error::WriterError;
 use crate::parquet::record::{RECORD, Stored};
 use crate::s3::bucket::Condition;
+
+/// How often a put that failed is tried.
+const ATTEMPTS: u32 = 5;
 
 /// What the object says.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -107,29 +109,31 @@ pub fn read(table: &BucketTable) -> Result<Found, WriterError> {
 
 /// Makes `next` the record provided that it still is `base`; `None`: it is
 /// another one meanwhile.
-pub fn swap(
-    table: &BucketTable,
-    base: &Found,
-    next: Record,
-) -> Result<Option<Found>, WriterError> {
+pub fn swap(table: &BucketTable, base: &Found, next: Record) -> Result<Option<Found>, WriterError> {
     let content = serde_json::to_vec(&next)
         .map_err(|e| WriterError::Internal(format!("writing a commit record: {e}")))?;
-    let content = Bytes::from(content);
     let condition = base.tag.as_deref().map_or(Condition::Absent, Condition::Is);
-    let written = table.bucket.write_if(&location(table), &content, condition);
-    if let Err(error) = &written {
-        tracing::warn!("{error}; looking whether it was done");
-    }
-    // A put that was repeated meets its own first try, and an answer may be lost:
-    // what is there decides.
-    let found = match read(table) {
-        Ok(found) => found,
-        Err(unread) => return Err(written.err().unwrap_or(unread)),
-    };
-    match (found.record == next, written) {
-        (true, _) => Ok(Some(found)),
-        (false, Ok(_)) => Ok(None),
-        (false, Err(error)) => Err(error),
+    let mut attempt = 1;
+    loop {
+        let written = table.bucket.write_if(&location(table), &content, condition);
+        // A put that was repeated meets its own first try, and an answer may be
+        // lost: what is there decides.
+        let found = match read(table) {
+            Ok(found) => found,
+            Err(unread) => return Err(written.err().unwrap_or(unread)),
+        };
+        match written {
+            _ if found.record == next => return Ok(Some(found)),
+            Ok(_) => return Ok(None),
+            // The store's client does not repeat a put with a condition.
+            Err(WriterError::Store { refusal, said, .. })
+                if refusal.is_transient() && attempt < ATTEMPTS && found == *base =>
+            {
+                tracing::warn!("a put of {} failed and is repeated: {said}", location(table));
+                attempt += 1;
+            }
+            Err(error) => return Err(error),
+        }
     }
 }
 
