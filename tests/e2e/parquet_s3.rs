@@ -58,7 +58,7 @@ fn a_full_refresh_of_the_shop_equals_postgresql_again_and_again() -> Result<()> 
     equals_source(&project, &place, &STREAMS)?;
     let before = seen(&project.table("public", "orders"));
 
-    database.psql("DELETE FROM page_views; UPDATE products SET name = 'other' || name")?;
+    database.psql("DELETE FROM page_views; UPDATE products SET title = 'other ' || title")?;
     project.sync()?;
     equals_source(&project, &place, &STREAMS)?;
     let after = seen(&project.table("public", "orders"));
