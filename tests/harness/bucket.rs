@@ -8,12 +8,13 @@
 //! ```
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
+use crate::certificates::Certificates;
 use crate::iceberg::client::Client;
 use crate::iceberg::seaweed::{self, Seaweed};
 use crate::proxy::Proxy;
@@ -26,6 +27,8 @@ const REGION: &str = "us-east-1";
 #[derive(Debug)]
 pub struct Place {
     store: Arc<Seaweed>,
+    /// Who has signed the store's certificate; none: it speaks no TLS.
+    authority: Option<PathBuf>,
     bucket: String,
     path: String,
 }
@@ -36,7 +39,8 @@ impl Place {
     pub fn new(project: &Project) -> Result<Place> {
         let name = project.path().file_name().context("a directory has a name")?;
         let path = format!("parquet/{}", name.to_string_lossy());
-        let place = Place { store: Seaweed::shared()?, bucket: seaweed::BUCKET.to_owned(), path };
+        let bucket = seaweed::BUCKET.to_owned();
+        let place = Place { store: Seaweed::shared()?, authority: None, bucket, path };
         project.write("destination.json", &place.destination())?;
         Ok(place)
     }
@@ -44,8 +48,20 @@ impl Place {
     /// A new bucket, all of it.
     pub fn bucket(name: &str) -> Result<Place> {
         let (bucket, path) = (name.to_owned(), String::new());
-        let place = Place { store: Seaweed::shared()?, bucket, path };
+        let place = Place { store: Seaweed::shared()?, authority: None, bucket, path };
         place.client().call("bucket", json!({"location": place.location()}))?;
+        Ok(place)
+    }
+
+    /// A prefix of a bucket in a store of its own, which speaks TLS.
+    pub fn behind_tls(project: &Project, certificates: &Certificates) -> Result<Place> {
+        let place = Place {
+            store: Arc::new(Seaweed::start_with_tls(certificates)?),
+            authority: Some(certificates.authority.clone()),
+            bucket: seaweed::BUCKET.to_owned(),
+            path: "parquet".to_owned(),
+        };
+        project.write("destination.json", &place.destination())?;
         Ok(place)
     }
 
@@ -72,7 +88,8 @@ impl Place {
 
     /// The store's address.
     pub fn endpoint(&self) -> String {
-        format!("http://{}", self.store.s3())
+        let scheme = if self.authority.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.store.s3())
     }
 
     fn location(&self) -> String {
@@ -80,7 +97,7 @@ impl Place {
     }
 
     fn client(&self) -> Client {
-        Client::new(json!({
+        let mut properties = json!({
             // PyIceberg wants one; nothing is asked of it.
             "type": "sql",
             "uri": "sqlite:///:memory:",
@@ -89,7 +106,11 @@ impl Place {
             "s3.region": REGION,
             "s3.access-key-id": seaweed::KEY,
             "s3.secret-access-key": seaweed::SECRET,
-        }))
+        });
+        if let Some(authority) = &self.authority {
+            properties["authority"] = authority.to_string_lossy().into();
+        }
+        Client::new(properties)
     }
 
     /// The keys of all objects.
@@ -148,7 +169,7 @@ pub fn named(table: &Path) -> Result<BTreeSet<String>> {
 
 /// The paths of a mirrored table that `*.parquet` matches.
 pub fn seen(table: &Path) -> BTreeSet<String> {
-    let relative = |path: std::path::PathBuf| {
+    let relative = |path: PathBuf| {
         path.strip_prefix(table).map(|path| path.to_string_lossy().into_owned()).unwrap_or_default()
     };
     watch::parquet_files(table).into_iter().map(relative).collect()

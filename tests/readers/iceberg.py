@@ -299,6 +299,7 @@ def store(request):
         region_name=properties["s3.region"],
         aws_access_key_id=properties["s3.access-key-id"],
         aws_secret_access_key=properties["s3.secret-access-key"],
+        verify=properties.get("authority"),
     )
     bucket, _, prefix = request["location"].removeprefix("s3://").partition("/")
     return client, bucket, prefix

@@ -121,3 +121,36 @@ fn a_missing_permission_is_told_with_what_is_needed() -> Result<()> {
     assert_eq!(table.describe()?.metadata_location, before.metadata_location);
     Ok(())
 }
+
+#[test]
+fn the_keys_of_a_profile_are_used_where_none_are_set() -> Result<()> {
+    let lake = lake("profile")?;
+    let credentials = lake.project.path().join("credentials");
+    let (key, secret) = (seaweed::KEY, seaweed::SECRET);
+    std::fs::write(
+        &credentials,
+        format!("[lake]\naws_access_key_id = {key}\naws_secret_access_key = {secret}\n"),
+    )?;
+    lake.project.edit("destination.json", |file| {
+        let writer = &mut file["writer"];
+        writer["aws_access_key"] = "".into();
+        writer["aws_secret_key"] = "".into();
+        writer["aws_profile"] = "lake".into();
+    })?;
+    let credentials = credentials.to_string_lossy();
+    let files = [
+        ("AWS_SHARED_CREDENTIALS_FILE", credentials.as_ref()),
+        ("AWS_CONFIG_FILE", "/nowhere/config"),
+    ];
+    lake.project.database().psql("INSERT INTO t VALUES (2)")?;
+    lake.project.start_with(&CHECK, &files)?.wait()?.succeeded()?;
+    lake.project.start_with(&Project::SYNC, &files)?.wait()?.succeeded()?;
+    lake.equals_source(&["public.t"])?;
+
+    lake.project.edit("destination.json", |file| {
+        file["writer"]["aws_profile"] = "other".into();
+    })?;
+    let told = lake.project.start_with(&Project::SYNC, &files)?.wait()?.failed()?;
+    ensure!(told.contains("aws_profile \"other\" has no aws_access_key_id"), "{told}");
+    Ok(())
+}

@@ -6,11 +6,13 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 use tests::bucket::Place;
+use tests::certificates::Certificates;
 use tests::iceberg::seaweed;
 use tests::run::{Outcome, Project};
 use tests::supervised::free_ports;
 
 use super::{equals_source, placed};
+use crate::project;
 
 /// A user waits no longer for the message.
 const SOON: Duration = Duration::from_secs(30);
@@ -102,4 +104,20 @@ fn objects_of_others_are_not_touched() -> Result<()> {
     assert!(told.contains("which Tidewater did not write"), "{told}");
     assert_eq!(place.objects()?, before);
     Ok(())
+}
+
+#[test]
+fn a_store_behind_tls_must_be_trusted() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let certificates = Certificates::make(directory.path(), &["IP:127.0.0.1"], "nobody")?;
+    let project =
+        project("tls_s3", "CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)")?;
+    let place = Place::behind_tls(&project, &certificates)?;
+    refused(&project, &["certificate", "trust the S3 store's certificate"])?;
+    assert_eq!(place.objects()?, [""; 0]);
+    let authority = certificates.authority.to_string_lossy();
+    let trusting = [("SSL_CERT_FILE", authority.as_ref())];
+    project.start_with(&CHECK, &trusting)?.wait()?.succeeded()?;
+    project.start_with(&Project::SYNC, &trusting)?.wait()?.succeeded()?;
+    equals_source(&project, &place, &["public.t"])
 }

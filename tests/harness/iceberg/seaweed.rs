@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, Weak};
 use anyhow::{Context, Result};
 use tempfile::TempDir;
 
+use crate::certificates::Certificates;
 use crate::parts;
 use crate::run::poll;
 use crate::supervised::{Plan, Supervised, free_ports, http, percent_encoded};
@@ -48,12 +49,24 @@ impl Seaweed {
 
     /// Starts one with an empty [`BUCKET`] and an empty [`TABLE_BUCKET`].
     pub fn start() -> Result<Seaweed> {
+        Seaweed::start_with(&[])
+    }
+
+    /// Starts one whose S3 store speaks TLS only.
+    pub fn start_with_tls(certificates: &Certificates) -> Result<Seaweed> {
+        Seaweed::start_with(&[
+            format!("-s3.cert.file={}", certificates.server.display()),
+            format!("-s3.key.file={}", certificates.server_key.display()),
+        ])
+    }
+
+    fn start_with(more: &[String]) -> Result<Seaweed> {
         let directory = TempDir::with_prefix("tidewater-weed-")?;
         let [rest, ports @ ..] = free_ports::<11>()?;
         let log = directory.path().join("log");
         let mut leaves = vec![directory.path().to_owned()];
         let mut server = Command::new(parts::weed()?);
-        server.arg("mini").args(settings(directory.path(), rest));
+        server.arg("mini").args(settings(directory.path(), rest)).args(more);
         for (part, ports) in PARTS.iter().zip(ports.chunks_exact(2)) {
             let [own, grpc] = [ports[0], ports[1]];
             server.arg(format!("-{part}.port={own}")).arg(format!("-{part}.port.grpc={grpc}"));
