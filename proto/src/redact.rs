@@ -5,7 +5,7 @@ use std::fmt;
 
 use crate::v1::destination::Kind;
 use crate::v1::iceberg::Catalog;
-use crate::v1::{Destination, JdbcCatalog, ReadChunkRequest, SourceConfig, SshConfig, Ssl};
+use crate::v1::{Destination, JdbcCatalog, ReadChunkRequest, S3, SourceConfig, SshConfig, Ssl};
 
 const HIDDEN: &str = "…";
 
@@ -86,25 +86,54 @@ impl fmt::Debug for JdbcCatalog {
     }
 }
 
+impl fmt::Debug for S3 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("S3")
+            .field("region", &self.region)
+            .field("endpoint", &self.endpoint)
+            .field("access_key", &hide(&self.access_key))
+            .field("secret_key", &hide(&self.secret_key))
+            .field("session_token", &hide(&self.session_token))
+            .field("path_style", &self.path_style)
+            .field("profile", &self.profile)
+            .finish()
+    }
+}
+
 impl Destination {
     /// The same place, whoever writes to it: a hash of it may be stored, and
     /// does not change with a password.
     pub fn without_credentials(&self) -> Destination {
         let mut destination = self.clone();
         match &mut destination.kind {
-            Some(Kind::Iceberg(iceberg)) => match &mut iceberg.catalog {
-                Some(Catalog::Jdbc(jdbc)) => {
-                    jdbc.username.clear();
-                    jdbc.password.clear();
-                    // Parameters may name a password; the database is before them.
-                    let end = jdbc.url.find('?').unwrap_or(jdbc.url.len());
-                    jdbc.url.truncate(end);
+            Some(Kind::Iceberg(iceberg)) => {
+                iceberg.s3.as_mut().map(S3::forget_credentials);
+                match &mut iceberg.catalog {
+                    Some(Catalog::Jdbc(jdbc)) => {
+                        jdbc.username.clear();
+                        jdbc.password.clear();
+                        // Parameters may name a password; the database is before them.
+                        let end = jdbc.url.find('?').unwrap_or(jdbc.url.len());
+                        jdbc.url.truncate(end);
+                    }
+                    None => {}
                 }
-                None => {}
-            },
-            Some(Kind::Parquet(_)) | None => {}
+            }
+            Some(Kind::Parquet(parquet)) => {
+                parquet.s3.as_mut().map(S3::forget_credentials);
+            }
+            None => {}
         }
         destination
+    }
+}
+
+impl S3 {
+    fn forget_credentials(&mut self) {
+        self.access_key.clear();
+        self.secret_key.clear();
+        self.session_token.clear();
+        self.profile.clear();
     }
 }
 
@@ -136,14 +165,23 @@ mod tests {
             ..Default::default()
         };
         let catalog = Some(Catalog::Jdbc(jdbc));
-        let kind = Some(Kind::Iceberg(Iceberg { catalog, ..Default::default() }));
+        let s3 = S3 {
+            region: "eu-north-1".to_owned(),
+            access_key: secret(),
+            secret_key: secret(),
+            session_token: secret(),
+            ..Default::default()
+        };
+        let kind = Some(Kind::Iceberg(Iceberg { catalog, s3: Some(s3), ..Default::default() }));
         let destination = Destination { kind };
         let bare = destination.without_credentials();
-        let Some(Kind::Iceberg(Iceberg { catalog: Some(Catalog::Jdbc(jdbc)), .. })) = bare.kind
+        let Some(Kind::Iceberg(Iceberg { catalog: Some(Catalog::Jdbc(jdbc)), s3, .. })) = bare.kind
         else {
             panic!("another kind")
         };
         assert_eq!((jdbc.url.as_str(), jdbc.password.as_str()), ("jdbc:postgresql://db/c", ""));
+        let region = "eu-north-1".to_owned();
+        assert_eq!(s3, Some(S3 { region, ..Default::default() }));
         let shown = format!("{config:?} {chunk:?} {destination:?}");
         assert!(!shown.contains("hunter2"), "{shown}");
         assert!(shown.contains(HIDDEN));

@@ -12,9 +12,11 @@ mod jdbc;
 mod partitions;
 mod proof;
 mod pruning;
+mod refusals;
 mod replace;
 mod shop;
 mod types;
+mod uploads;
 
 use anyhow::Result;
 use tests::iceberg::pair::{Catalog, Pair, Store};
@@ -86,9 +88,9 @@ macro_rules! suite {
 
 suite! {
     sqlite_on_files: Sqlite, Local, yes;
-    sqlite_on_s3: Sqlite, S3, no;
+    sqlite_on_s3: Sqlite, S3, yes;
     postgres_on_files: Postgres, Local, yes;
-    postgres_on_s3: Postgres, S3, no;
+    postgres_on_s3: Postgres, S3, yes;
     rest_on_s3: Rest, S3, no;
     glue_on_files: Glue, Local, no;
     glue_on_s3: Glue, S3, no;

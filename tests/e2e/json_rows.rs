@@ -85,7 +85,8 @@ fn compact(json: &str) -> String {
     out
 }
 
-fn rows_equal(project: &Project, relation: &str, namespace: &str, name: &str) -> Result<()> {
+/// The table's rows are PostgreSQL's row_to_json, by every engine.
+pub fn rows_equal(project: &Project, relation: &str, namespace: &str, name: &str) -> Result<()> {
     let database = project.database();
     let columns = truth::columns(database, relation)?;
     let single = Column {

@@ -10,6 +10,7 @@ mod interrupt;
 mod json_rows;
 mod kill;
 mod large_rows;
+mod parquet_s3;
 mod partitions;
 mod random;
 mod relations;

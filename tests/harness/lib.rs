@@ -21,12 +21,14 @@
 //! - [`watch`]: looks at a directory again and again while something runs
 //! - [`proxy`]: loses or holds one chosen request between two programs
 //! - [`iceberg`]: the same for Iceberg tables: catalogs, stores, engines
+//! - [`bucket`]: plain Parquet in a bucket
 //! - [`random_schema`]: tables of random types with random rows
 //!
 //! Everything a test starts ends with the test, also when it panics or the
 //! test process is killed.
 
 pub mod account;
+pub mod bucket;
 pub mod builds;
 pub mod certificates;
 pub mod compare;

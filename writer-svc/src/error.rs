@@ -12,6 +12,8 @@ use proto::Fault;
 use proto::v1::ErrorCode;
 use rustix::io::Errno;
 
+use crate::s3::Names;
+use crate::s3::refusal::Refusal;
 use crate::storage::PRIVATE;
 
 /// An error of the writer. `Display` says itself, never its source.
@@ -26,6 +28,20 @@ pub enum WriterError {
         path: PathBuf,
         /// The operating system's word.
         source: io::Error,
+    },
+    /// An object store refused, or did not answer.
+    #[error("{doing} {location}: {said}")]
+    Store {
+        /// A verb: "writing", "listing".
+        doing: &'static str,
+        /// What it was done to.
+        location: String,
+        /// What the store's settings are called.
+        names: &'static Names,
+        /// Which kind of refusal.
+        refusal: Refusal,
+        /// The store's word, without secrets.
+        said: String,
     },
     /// Arrow refused to decode or compute.
     #[error("{doing}")]
@@ -184,9 +200,13 @@ pub enum WriterError {
 }
 
 impl WriterError {
-    /// For `map_err` on file operations: what was done, to what.
+    /// For `map_err` on file operations: what was done, to what. An error of
+    /// ours inside of it comes out as it is.
     pub fn io(doing: &'static str, path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Self {
-        move |source| WriterError::Io { doing, path: path.as_ref().to_owned(), source }
+        move |source| match source.downcast::<WriterError>() {
+            Ok(error) => error,
+            Err(source) => WriterError::Io { doing, path: path.as_ref().to_owned(), source },
+        }
     }
 
     /// The same for the calls of `rustix`.
@@ -206,7 +226,7 @@ impl WriterError {
             let path = path.as_ref().to_owned();
             match error {
                 ParquetError::External(inner) => match inner.downcast::<io::Error>() {
-                    Ok(source) => WriterError::Io { doing: "writing", path, source: *source },
+                    Ok(source) => WriterError::io("writing", path)(*source),
                     Err(inner) => {
                         WriterError::Parquet { path, source: ParquetError::External(inner) }
                     }
@@ -230,6 +250,7 @@ impl WriterError {
         use WriterError as E;
         match self {
             E::Io { path, source, .. } => io_code(path, source),
+            E::Store { refusal, names, .. } => refusal.code_and_remedy(names),
             E::Arrow { .. } | E::BadData(_) => (ErrorCode::BadData, String::new()),
             E::Parquet { .. } | E::Internal(_) => (ErrorCode::Internal, String::new()),
             E::InvalidRequest(_) => (ErrorCode::InvalidConfig, String::new()),
@@ -342,6 +363,7 @@ impl From<WriterError> for Fault {
         let (code, remedy) = error.code_and_remedy();
         let transient = match &error {
             WriterError::Catalog { transient, .. } => Some(*transient),
+            WriterError::Store { refusal, .. } => Some(refusal.is_transient()),
             // The other run's content is as good: nothing to try again.
             WriterError::Fenced { .. } => Some(false),
             _ => None,

@@ -22,6 +22,7 @@
 //! - [`parquet`]: stage, prepare, commit and drop of a table directory
 //! - [`iceberg`]: the same of an Iceberg table, and its catalogs
 //! - [`storage`]: paths that cannot leave the destination, durable file work
+//! - [`s3`]: the objects of a bucket, uploads, and what a store refuses
 //!
 //! Invariants: no file that a reader's `*.parquet` sees is ever partial; a
 //! chunk is staged whole or not at all; a table is exchanged whole or not at all.
@@ -29,8 +30,9 @@
 //! Memory: one stream holds at most [`receive::QUEUE`] undecoded messages, one
 //! decoded batch and its destination form, one row group
 //! ([`Options::row_group_bytes`]) and, when the table is partitioned, the
-//! sorter's buffer ([`Options::sort_bytes`]); a message is no larger than
-//! [`Options::max_row_bytes`] plus [`proto::limits::MESSAGE_SLACK`], and no
+//! sorter's buffer ([`Options::sort_bytes`]); on its way to an object store,
+//! [`Options::upload_parts`] + 1 parts of [`Options::upload_part_bytes`]; a
+//! message is no larger than [`Options::max_row_bytes`] plus [`proto::limits::MESSAGE_SLACK`], and no
 //! more than [`Options::max_streams`] streams are received at once. Nothing
 //! grows with the table or with its number of partitions.
 
@@ -46,6 +48,7 @@ pub mod partition;
 pub mod receive;
 pub mod render;
 pub mod row_id;
+pub mod s3;
 pub mod service;
 pub mod spill;
 pub mod stage;
@@ -83,6 +86,16 @@ pub struct Options {
     #[arg(long, env = "TIDEWATER_SORT_BYTES", default_value_t = 64 << 20,
           value_parser = clap::value_parser!(u64).range(1 << 16..1 << 40))]
     pub sort_bytes: u64,
+
+    /// Bytes of a part of a file on its way to an object store.
+    #[arg(long, env = "TIDEWATER_UPLOAD_PART_BYTES", default_value_t = 8 << 20,
+          value_parser = clap::value_parser!(u64).range(5 << 20..1 << 30))]
+    pub upload_part_bytes: u64,
+
+    /// Parts that a stream sends at once.
+    #[arg(long, env = "TIDEWATER_UPLOAD_PARTS", default_value_t = 2,
+          value_parser = clap::value_parser!(u16).range(1..))]
+    pub upload_parts: u16,
 }
 
 impl Default for Options {
@@ -92,6 +105,8 @@ impl Default for Options {
             max_streams: 16,
             row_group_bytes: 64 << 20,
             sort_bytes: 64 << 20,
+            upload_part_bytes: 8 << 20,
+            upload_parts: 2,
         }
     }
 }
@@ -105,6 +120,7 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let message_bytes = limits::data_message_bytes(options.max_row_bytes);
     let service = service::WriterService::new(options);
+    let threads = service.threads();
     let gate = RequireToken(token.clone());
     proto::serve::serve("writer-svc", listener, token, shutdown, |routes| {
         let writer = WriterServer::new(service.clone())
@@ -114,5 +130,11 @@ pub async fn run(
         routes.add_service(InterceptedService::new(writer, gate.clone()));
         routes.add_service(InterceptedService::new(flight, gate));
     })
-    .await
+    .await?;
+    // A call that was given up has left its thread to remove what it wrote.
+    threads.close();
+    if tokio::time::timeout(limits::DRAIN_GRACE, threads.wait()).await.is_err() {
+        tracing::warn!("{} calls that were given up have not cleaned up yet", threads.len());
+    }
+    Ok(())
 }

@@ -21,6 +21,10 @@ struct Args {
 
 fn main() -> ExitCode {
     let Args { service, options } = Args::parse();
+    if rustls::crypto::ring::default_provider().install_default().is_err() {
+        eprintln!("writer-svc: a TLS provider is installed already");
+        return ExitCode::FAILURE;
+    }
     proto::process::service_main("writer-svc", service, |listener, token, shutdown| {
         writer_svc::run(options, listener, token, shutdown)
     })

@@ -26,6 +26,7 @@ use prost::Message;
 use proto::v1::{EndOfStream, StageRequest, StagedChunk};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tonic::{Code, Status};
 
 use crate::Options;
@@ -41,8 +42,12 @@ use crate::target::{self, Staging};
 /// Messages that wait between the network and the encoder.
 pub const QUEUE: usize = 2;
 
-/// Receives one stream to its end and stages it.
-pub async fn receive<S>(mut messages: S, options: Arc<Options>) -> Result<StagedChunk, WriterError>
+/// Receives one stream to its end and stages it, on one of `threads`.
+pub async fn receive<S>(
+    mut messages: S,
+    options: Arc<Options>,
+    threads: &TaskTracker,
+) -> Result<StagedChunk, WriterError>
 where
     S: Stream<Item = Result<FlightData, Status>> + Unpin,
 {
@@ -55,7 +60,7 @@ where
     let (parts, queue) = mpsc::channel(QUEUE);
     let cancelled = CancellationToken::new();
     let _cancel = cancelled.clone().drop_guard();
-    let mut thread = tokio::task::spawn_blocking(move || chunk.stage(queue, &options, &cancelled));
+    let mut thread = threads.spawn_blocking(move || chunk.stage(queue, &options, &cancelled));
     // Either every message is with the thread, or the stream is to be
     // discarded, or the thread has ended early and says why.
     let fed = tokio::select! {
@@ -224,7 +229,7 @@ struct Rows {
 impl Rows {
     fn new(chunk: &Chunk, options: &Options) -> Result<Self, WriterError> {
         let request = &chunk.request;
-        let target = target::of(request.destination.as_ref(), request.table.as_ref())?;
+        let target = target::of(request.destination.as_ref(), request.table.as_ref(), options)?;
         let names: Vec<_> = chunk.schema.fields().iter().map(|f| f.name().as_str()).collect();
         let mut layout = Layout::new(&chunk.schema, request, &target.typed_columns(&names)?)?;
         let declared = decimal::declared(&layout.schema());

@@ -17,6 +17,7 @@ use proto::v1::{
     Table, WriterCheckRequest, WriterCheckResponse,
 };
 use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::Options;
@@ -30,23 +31,30 @@ use crate::target::{self, Committed, Target};
 pub struct WriterService {
     options: Arc<Options>,
     streams: Arc<Semaphore>,
+    threads: TaskTracker,
 }
 
 impl WriterService {
     /// Nothing is read or written before the first call.
     pub fn new(options: Options) -> Self {
         let streams = Arc::new(Semaphore::new(options.max_streams.into()));
-        WriterService { options: Arc::new(options), streams }
+        WriterService { options: Arc::new(options), streams, threads: TaskTracker::new() }
     }
-}
 
-/// Runs file work on a thread of its own.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, WriterError> + Send + 'static,
-) -> Result<T, Status> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(outcome) => outcome.map_err(Status::from),
-        Err(error) => Err(WriterError::Internal(format!("a defect: {error}")).into()),
+    /// The threads of all calls, which may outlive the calls.
+    pub fn threads(&self) -> TaskTracker {
+        self.threads.clone()
+    }
+
+    /// Runs file work on a thread of its own.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, WriterError> + Send + 'static,
+    ) -> Result<T, Status> {
+        match self.threads.spawn_blocking(work).await {
+            Ok(outcome) => outcome.map_err(Status::from),
+            Err(error) => Err(WriterError::Internal(format!("a defect: {error}")).into()),
+        }
     }
 }
 
@@ -66,7 +74,8 @@ impl Writer for WriterService {
         request: Request<WriterCheckRequest>,
     ) -> Result<Response<WriterCheckResponse>, Status> {
         let request = request.into_inner();
-        blocking(move || target::check(request.destination.as_ref())).await?;
+        let options = Arc::clone(&self.options);
+        self.blocking(move || target::check(request.destination.as_ref(), &options)).await?;
         Ok(Response::new(WriterCheckResponse {}))
     }
 
@@ -75,8 +84,10 @@ impl Writer for WriterService {
         request: Request<PrepareRequest>,
     ) -> Result<Response<PrepareResponse>, Status> {
         let request = request.into_inner();
-        let response = blocking(move || {
-            let target = target::of(request.destination.as_ref(), request.table.as_ref())?;
+        let options = Arc::clone(&self.options);
+        let response = self.blocking(move || {
+            let target =
+                target::of(request.destination.as_ref(), request.table.as_ref(), &options)?;
             if let Some(table) = &request.table {
                 check_table(target.as_ref(), table, &request.columns)?;
             }
@@ -91,8 +102,10 @@ impl Writer for WriterService {
         request: Request<CommitRequest>,
     ) -> Result<Response<CommitResponse>, Status> {
         let request = request.into_inner();
-        let response = blocking(move || {
-            let target = target::of(request.destination.as_ref(), request.table.as_ref())?;
+        let options = Arc::clone(&self.options);
+        let response = self.blocking(move || {
+            let target =
+                target::of(request.destination.as_ref(), request.table.as_ref(), &options)?;
             let Committed { record, already, location } = target.commit(&request)?;
             tracing::info!(
                 table = location,
@@ -110,8 +123,9 @@ impl Writer for WriterService {
 
     async fn drop(&self, request: Request<DropRequest>) -> Result<Response<DropResponse>, Status> {
         let request = request.into_inner();
-        let existed = blocking(move || {
-            target::of(request.destination.as_ref(), request.table.as_ref())?.drop_table()
+        let options = Arc::clone(&self.options);
+        let existed = self.blocking(move || {
+            target::of(request.destination.as_ref(), request.table.as_ref(), &options)?.drop_table()
         });
         Ok(Response::new(DropResponse { existed: existed.await? }))
     }
@@ -143,7 +157,8 @@ impl FlightService for WriterService {
         let permit = Arc::clone(&self.streams).try_acquire_owned();
         let limit = usize::from(self.options.max_streams);
         let _permit = permit.map_err(|_| WriterError::Busy { limit })?;
-        let staged = receive(request.into_inner(), Arc::clone(&self.options)).await?;
+        let staged =
+            receive(request.into_inner(), Arc::clone(&self.options), &self.threads).await?;
         tracing::debug!(
             manifest = staged.manifest,
             rows = staged.rows,

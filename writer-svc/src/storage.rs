@@ -267,7 +267,7 @@ pub(crate) mod tests {
     /// Parquet files in `path`.
     pub(crate) fn parquet(path: &Path) -> Parquet {
         let local_path = path.to_str().expect("test paths are UTF-8").to_owned();
-        Parquet { local_path, max_file_size_mb: 0 }
+        Parquet { local_path, ..Default::default() }
     }
 
     /// A destination in `path`.

@@ -7,8 +7,10 @@ use arrow::datatypes::{Schema, SchemaRef};
 use proto::v1::destination::Kind;
 use proto::v1::{CommitRecord, CommitRequest, Destination, PrepareRequest, StageRequest, Table};
 
+use crate::Options;
 use crate::error::WriterError;
 use crate::iceberg::{self, IcebergTable};
+use crate::parquet::bucket::BucketTable;
 use crate::parquet::{self, ParquetTable};
 use crate::partition::Split;
 use crate::stage::Stage;
@@ -79,20 +81,27 @@ pub trait Target: Send + Sync {
 pub fn of(
     destination: Option<&Destination>,
     table: Option<&Table>,
+    options: &Options,
 ) -> Result<Box<dyn Target>, WriterError> {
     let table =
         table.ok_or_else(|| WriterError::InvalidRequest("the request has no table".into()))?;
     Ok(match kind(destination)? {
-        Kind::Parquet(parquet) => Box::new(ParquetTable::new(parquet, table)?),
-        Kind::Iceberg(iceberg) => Box::new(IcebergTable::new(iceberg, table)?),
+        Kind::Parquet(parquet) if parquet.bucket.is_empty() => {
+            Box::new(ParquetTable::new(parquet, table)?)
+        }
+        Kind::Parquet(parquet) => Box::new(BucketTable::new(parquet, table, options)?),
+        Kind::Iceberg(iceberg) => Box::new(IcebergTable::new(iceberg, table, options)?),
     })
 }
 
 /// Whether the destination can be written, tried for real; leaves nothing behind.
-pub fn check(destination: Option<&Destination>) -> Result<(), WriterError> {
+pub fn check(destination: Option<&Destination>, options: &Options) -> Result<(), WriterError> {
     match kind(destination)? {
-        Kind::Parquet(parquet) => parquet::check::check(&storage::local_path(parquet)?),
-        Kind::Iceberg(iceberg) => iceberg::check::check(iceberg),
+        Kind::Parquet(parquet) if parquet.bucket.is_empty() => {
+            parquet::check::check(&storage::local_path(parquet)?)
+        }
+        Kind::Parquet(parquet) => parquet::bucket::check::check(parquet, options),
+        Kind::Iceberg(iceberg) => iceberg::check::check(iceberg, options),
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use proto::v1::iceberg::Catalog;
 use proto::v1::load_stream::OnUnrepresentable;
-use proto::v1::{Destination, Iceberg, JdbcCatalog, Parquet, destination};
+use proto::v1::{Destination, Iceberg, JdbcCatalog, Parquet, S3, destination};
 use serde_json::Value;
 
 use super::validate::{self, ICEBERG, PARQUET, Schema};
@@ -53,12 +53,14 @@ impl DestinationFile {
         Err(ConfigError::Unsupported {
             problem: format!(
                 "the destination asks for {what}, but this version writes Parquet files to \
-                 local_path, and Iceberg tables with a JDBC catalog and a file:/// warehouse only"
+                 local_path or s3_bucket, and Iceberg tables with a JDBC catalog and a warehouse at \
+                 file:/// or s3:// only"
             ),
-            remedy: "use \"type\": \"PARQUET\" with writer.local_path in destination.json, or \
+            remedy: "use \"type\": \"PARQUET\" with writer.local_path or writer.s3_bucket in \
+                     destination.json, or \
                      \"type\": \"ICEBERG\" with \"catalog_type\": \"jdbc\", \
                      \"jdbc_url\": \"jdbc:sqlite:…\" or \"jdbc:postgresql:…\", and \
-                     \"iceberg_s3_path\": \"file:///…\""
+                     \"iceberg_s3_path\": \"file:///…\" or \"s3://…\""
                 .into(),
         })
     }
@@ -151,10 +153,11 @@ fn build(
     let written = match (kind, text(writer, "local_path")) {
         (Kind::LocalParquet, Some(path)) => {
             let local_path = absolute("local_path", path)?;
-            Ok(destination::Kind::Parquet(Parquet { local_path, max_file_size_mb }))
+            let parquet = Parquet { local_path, max_file_size_mb, ..Default::default() };
+            Ok(destination::Kind::Parquet(parquet))
         }
-        (Kind::Iceberg, _) => iceberg(writer, max_file_size_mb)?,
-        _ => Err("Parquet files on S3".to_owned()),
+        (Kind::S3Parquet, _) => Ok(parquet_on_s3(writer, max_file_size_mb)),
+        _ => iceberg(writer, max_file_size_mb)?,
     };
     let (written, unsupported) = match written {
         Ok(kind) => (Some(kind), None),
@@ -181,6 +184,30 @@ fn build(
     })
 }
 
+/// Parquet files in a bucket.
+fn parquet_on_s3(writer: &Value, max_file_size_mb: u32) -> destination::Kind {
+    let of = |key: &str| text(writer, key).unwrap_or_default().to_owned();
+    // Here TLS has no key of its own.
+    let endpoint = of("s3_endpoint");
+    let endpoint = match endpoint.is_empty() || endpoint.contains("://") {
+        true => endpoint,
+        false => format!("https://{endpoint}"),
+    };
+    destination::Kind::Parquet(Parquet {
+        max_file_size_mb,
+        bucket: of("s3_bucket"),
+        path: of("s3_path").trim_matches('/').to_owned(),
+        s3: Some(S3 {
+            region: of("s3_region"),
+            endpoint,
+            access_key: of("s3_access_key"),
+            secret_key: of("s3_secret_key"),
+            ..Default::default()
+        }),
+        ..Default::default()
+    })
+}
+
 /// The Iceberg destination, or what of it this version cannot write.
 fn iceberg(
     writer: &Value,
@@ -194,21 +221,56 @@ fn iceberg(
         Some(path) => ("iceberg_s3_path", path),
         None => ("s3_path", text(writer, "s3_path").unwrap_or_default()),
     };
-    let path = match warehouse.split_once(':') {
-        Some(("file", path)) => path.strip_prefix("//").unwrap_or(path),
-        Some((scheme, _)) => return Ok(Err(format!("Iceberg tables at {scheme}:"))),
-        None => warehouse,
+    let fault = |problem: &str| {
+        ConfigFault::new(format!("writer.{key}"), format!("is {warehouse:?}; {problem}"))
     };
-    if !path.starts_with('/') {
-        let problem = format!("is {warehouse:?}; a local warehouse must be file:///absolute/path");
-        return Err(ConfigFault::new(format!("writer.{key}"), problem));
-    }
+    let (warehouse, s3) = match warehouse.split_once(':') {
+        Some(("s3" | "s3a", path)) => {
+            let path = path.strip_prefix("//").unwrap_or_default().trim_end_matches('/');
+            if path.is_empty() || path.starts_with('/') {
+                return Err(fault("a warehouse in a bucket must be s3://bucket/prefix"));
+            }
+            (format!("s3://{path}"), Some(s3(writer)))
+        }
+        Some((scheme, _)) if scheme != "file" => {
+            return Ok(Err(format!("Iceberg tables at {scheme}:")));
+        }
+        local => {
+            let path = local.map_or(warehouse, |(_, path)| path.strip_prefix("//").unwrap_or(path));
+            if !path.starts_with('/') {
+                return Err(fault("a local warehouse must be file:///absolute/path"));
+            }
+            (format!("file://{}", path.trim_end_matches('/')), None)
+        }
+    };
     Ok(Ok(destination::Kind::Iceberg(Iceberg {
-        warehouse: format!("file://{}", path.trim_end_matches('/')),
+        warehouse,
         catalog: Some(catalog),
         max_file_size_mb,
         no_identifier_fields: writer["no_identifier_fields"].as_bool().unwrap_or(false),
+        s3,
     })))
+}
+
+/// How the store of `s3://` is reached; the writer says what of it cannot be.
+fn s3(writer: &Value) -> S3 {
+    let of = |key: &str| text(writer, key).unwrap_or_default().to_owned();
+    let endpoint = of("s3_endpoint");
+    // A scheme that is written counts; without one, s3_use_ssl decides.
+    let endpoint = match writer["s3_use_ssl"].as_bool() {
+        _ if endpoint.is_empty() || endpoint.contains("://") => endpoint,
+        Some(false) => format!("http://{endpoint}"),
+        _ => format!("https://{endpoint}"),
+    };
+    S3 {
+        region: of("aws_region"),
+        endpoint,
+        access_key: of("aws_access_key"),
+        secret_key: of("aws_secret_key"),
+        session_token: of("aws_session_token"),
+        path_style: writer["s3_path_style"].as_bool(),
+        profile: of("aws_profile"),
+    }
 }
 
 fn jdbc(writer: &Value) -> Result<JdbcCatalog, ConfigFault> {
@@ -310,7 +372,7 @@ mod tests {
         for (text, kind) in samples {
             let file = load_text(text).unwrap();
             assert_eq!((file.kind, file.warnings.len()), (kind, 0), "{:?}", file.warnings);
-            assert_eq!(file.writable().is_ok(), kind == Kind::LocalParquet);
+            assert_eq!(file.writable().is_ok(), kind != Kind::Iceberg);
         }
         let local = load_text(samples[0].0).unwrap();
         let Some(destination::Kind::Parquet(parquet)) = &local.destination.kind else {
@@ -358,10 +420,87 @@ mod tests {
         let Some(Catalog::Jdbc(jdbc)) = &iceberg.catalog else { panic!("no JDBC: {iceberg:?}") };
         assert_eq!((&*jdbc.url, &*jdbc.username), ("jdbc:postgresql://h:1/d", "me"));
 
-        let s3 = load_text(&writer(r#""iceberg_s3_path": "s3a://lake""#)).unwrap();
-        assert!(s3.writable().unwrap_err().to_string().contains("Iceberg tables at s3a:"));
+        let elsewhere = load_text(&writer(r#""iceberg_s3_path": "gs://lake""#)).unwrap();
+        assert!(elsewhere.writable().unwrap_err().to_string().contains("Iceberg tables at gs:"));
         let relative = load_text(&writer(r#""s3_path": "lake""#)).unwrap_err().to_string();
         assert!(relative.contains("writer.s3_path is \"lake\""), "{relative}");
+    }
+
+    fn on_s3(more: &str) -> Result<Iceberg, String> {
+        let text = format!(
+            r#"{{"type": "ICEBERG", "writer": {{"catalog_type": "jdbc",
+                "jdbc_url": "jdbc:sqlite:lake/catalog.db", {more}}}}}"#
+        );
+        let file = load_text(&text).map_err(|error| error.to_string())?;
+        let destination = file.writable().map_err(|error| error.to_string())?;
+        match &destination.kind {
+            Some(destination::Kind::Iceberg(iceberg)) => Ok(iceberg.clone()),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_warehouse_in_a_bucket_has_its_store() {
+        let full = on_s3(
+            r#""iceberg_s3_path": "s3a://lake/a/b/", "aws_region": "eu-north-1",
+               "aws_access_key": "key", "aws_secret_key": "secret", "aws_session_token": "token",
+               "aws_profile": "other", "s3_endpoint": "http://minio:9000", "s3_use_ssl": false,
+               "s3_path_style": true"#,
+        )
+        .unwrap();
+        assert_eq!(full.warehouse, "s3://lake/a/b");
+        let expected = S3 {
+            region: "eu-north-1".into(),
+            endpoint: "http://minio:9000".into(),
+            access_key: "key".into(),
+            secret_key: "secret".into(),
+            session_token: "token".into(),
+            path_style: Some(true),
+            profile: "other".into(),
+        };
+        assert_eq!(full.s3, Some(expected));
+        let least = on_s3(r#""s3_path": "s3://lake""#).unwrap();
+        assert_eq!((least.warehouse.as_str(), least.s3), ("s3://lake", Some(S3::default())));
+        for (given, endpoint) in [
+            (r#""s3_endpoint": "minio:9000""#, "https://minio:9000"),
+            (r#""s3_endpoint": "minio:9000", "s3_use_ssl": false"#, "http://minio:9000"),
+            (r#""s3_endpoint": "https://minio", "s3_use_ssl": false"#, "https://minio"),
+        ] {
+            let iceberg = on_s3(&format!(r#""s3_path": "s3://lake", {given}"#)).unwrap();
+            assert_eq!(iceberg.s3.unwrap().endpoint, endpoint);
+        }
+    }
+
+    #[test]
+    fn parquet_files_in_a_bucket_have_their_store() {
+        let file = load_text(
+            r#"{"type": "PARQUET", "writer": {"s3_bucket": "lake", "s3_path": "/a/b/",
+                "s3_region": "eu-north-1", "s3_access_key": "key", "s3_secret_key": "secret",
+                "s3_endpoint": "minio:9000", "max_file_size_mb": 7}}"#,
+        )
+        .unwrap();
+        let expected = Parquet {
+            max_file_size_mb: 7,
+            bucket: "lake".into(),
+            path: "a/b".into(),
+            s3: Some(S3 {
+                region: "eu-north-1".into(),
+                endpoint: "https://minio:9000".into(),
+                access_key: "key".into(),
+                secret_key: "secret".into(),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        assert_eq!(file.destination.kind, Some(destination::Kind::Parquet(expected)));
+    }
+
+    #[test]
+    fn a_bucket_without_a_name_is_refused() {
+        for bad in ["s3://", "s3:lake", "s3:///lake"] {
+            let said = on_s3(&format!(r#""iceberg_s3_path": "{bad}""#)).unwrap_err();
+            assert!(said.contains("must be s3://bucket/prefix"), "{said}");
+        }
     }
 
     #[test]

@@ -330,7 +330,8 @@ mod tests {
     }
 
     fn destination() -> DestinationFile {
-        let parquet = Parquet { local_path: "/out".into(), max_file_size_mb: 512 };
+        let parquet =
+            Parquet { local_path: "/out".into(), max_file_size_mb: 512, ..Default::default() };
         DestinationFile {
             destination: Destination { kind: Some(destination::Kind::Parquet(parquet)) },
             kind: Kind::LocalParquet,

@@ -139,6 +139,8 @@ fn every_type_is_read_back(pair: Pair) -> Result<()> {
         }
     }
     assert_eq!(warehouse.tables(&namespace)?, Some(vec!["edges".to_owned()]));
+    let files = warehouse.files(&described.location)?;
+    assert!(files.iter().any(|file| file.ends_with(".parquet")), "{files:?}");
     table.drop_with_files()?;
     assert_eq!(warehouse.tables(&namespace)?, Some(Vec::new()));
     Ok(())

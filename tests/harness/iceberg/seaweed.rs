@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, Weak};
 use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
+use crate::certificates::Certificates;
 use crate::parts;
 use crate::run::poll;
 use crate::supervised::{Plan, Supervised, free_ports, http, percent_encoded};
@@ -51,23 +52,35 @@ impl Seaweed {
 
     /// Starts one with an empty [`BUCKET`] and an empty [`TABLE_BUCKET`].
     pub fn start() -> Result<Seaweed> {
+        Seaweed::start_with(&[])
+    }
+
+    /// Starts one whose S3 store speaks TLS only.
+    pub fn start_with_tls(certificates: &Certificates) -> Result<Seaweed> {
+        Seaweed::start_with(&[
+            format!("-s3.cert.file={}", certificates.server.display()),
+            format!("-s3.key.file={}", certificates.server_key.display()),
+        ])
+    }
+
+    fn start_with(more: &[String]) -> Result<Seaweed> {
         // Another process may take a free port before the server does.
         for _ in 0..2 {
-            match Seaweed::try_start() {
+            match Seaweed::try_start(more) {
                 Err(error) if format!("{error:#}").contains(PORT_TAKEN) => {}
                 outcome => return outcome,
             }
         }
-        Seaweed::try_start()
+        Seaweed::try_start(more)
     }
 
-    fn try_start() -> Result<Seaweed> {
+    fn try_start(more: &[String]) -> Result<Seaweed> {
         let directory = TempDir::with_prefix("tidewater-weed-")?;
         let [rest, ports @ ..] = free_ports::<11>()?;
         let log = directory.path().join("log");
         let mut leaves = vec![directory.path().to_owned()];
         let mut server = Command::new(parts::weed()?);
-        server.arg("mini").args(settings(directory.path(), rest));
+        server.arg("mini").args(settings(directory.path(), rest)).args(more);
         for (part, ports) in PARTS.iter().zip(ports.chunks_exact(2)) {
             let [own, grpc] = [ports[0], ports[1]];
             server.arg(format!("-{part}.port={own}")).arg(format!("-{part}.port.grpc={grpc}"));

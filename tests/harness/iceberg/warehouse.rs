@@ -198,6 +198,22 @@ impl Warehouse {
         self.table(&format!("{}.{}", namespace_of(project, namespace), destination_name(name)))
     }
 
+    /// The paths of all objects below a location, the warehouse's or a table's,
+    /// whether a table knows them or not.
+    pub fn files(&self, location: &str) -> Result<Vec<String>> {
+        self.client().ask("files", json!({"location": location}))
+    }
+
+    /// Objects whose upload to the bucket has begun and not ended.
+    pub fn uploads(&self) -> Result<Vec<String>> {
+        self.client().ask("uploads", json!({"location": self.location()}))
+    }
+
+    /// From now on the S3 store lets nobody write into this warehouse.
+    pub fn forbid_writes(&self) -> Result<()> {
+        self.client().call("forbid", json!({"location": self.location()})).map(drop)
+    }
+
     /// The names of a namespace's tables, in order; none when there is no such
     /// namespace.
     pub fn tables(&self, namespace: &str) -> Result<Option<Vec<String>>> {

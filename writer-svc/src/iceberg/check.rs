@@ -8,11 +8,12 @@ use proto::v1::Iceberg;
 use uuid::Uuid;
 
 use super::{catalog, storage};
+use crate::Options;
 use crate::error::WriterError;
 
 /// Tries, and leaves nothing behind.
-pub fn check(iceberg: &Iceberg) -> Result<(), WriterError> {
-    let storage = storage::open(iceberg)?;
+pub fn check(iceberg: &Iceberg, options: &Options) -> Result<(), WriterError> {
+    let storage = storage::open(iceberg, options)?;
     catalog::open(iceberg, Arc::clone(&storage))?.check()?;
     let warehouse = iceberg.warehouse.trim_end_matches('/');
     let probe = format!("{warehouse}/tidewater-check-{}", Uuid::new_v4().simple());

@@ -33,7 +33,7 @@ fn table(root: &Path) -> IcebergTable {
         ..Default::default()
     };
     let table = Table { database: "d".into(), name: "t".into(), ..Default::default() };
-    IcebergTable::new(&iceberg, &table).unwrap()
+    IcebergTable::new(&iceberg, &table, &crate::Options::default()).unwrap()
 }
 
 /// Stages a chunk of the rows `ids`.

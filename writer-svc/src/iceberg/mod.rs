@@ -50,6 +50,7 @@ use bytes::Bytes;
 use iceberg::spec::{FormatVersion, ManifestFile, Snapshot, TableMetadata};
 use proto::v1::{CommitRecord, CommitRequest, Iceberg, PrepareRequest, StageRequest, Table};
 
+use crate::Options;
 use crate::error::WriterError;
 use crate::naming;
 use crate::storage::plain;
@@ -73,10 +74,10 @@ pub struct IcebergTable {
 
 impl IcebergTable {
     /// Checks every name; asks nothing of catalog or storage.
-    pub fn new(iceberg: &Iceberg, table: &Table) -> Result<Self, WriterError> {
+    pub fn new(iceberg: &Iceberg, table: &Table, options: &Options) -> Result<Self, WriterError> {
         plain("destination_database", &table.database)?;
         plain("destination_table", &table.name)?;
-        let storage = storage::open(iceberg)?;
+        let storage = storage::open(iceberg, options)?;
         let catalog = catalog::open(iceberg, Arc::clone(&storage))?;
         let identifiers = match (iceberg.no_identifier_fields, table.normalization) {
             (true, _) => Vec::new(),

@@ -132,6 +132,14 @@ fn remains(
         }
     }
     remains.retain(|load, _| !keep.contains(load) && !committed.contains(load));
+    // Some stores go on naming directories that nothing is in.
+    let mut emptied = Vec::new();
+    for (load, staged) in &remains {
+        if staged.is_empty() && table.storage.list(&paths.load(load))?.objects.is_empty() {
+            emptied.push(load.clone());
+        }
+    }
+    remains.retain(|load, _| !emptied.contains(load));
     Ok(remains)
 }
 

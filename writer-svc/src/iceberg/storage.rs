@@ -1,5 +1,4 @@
-//! Where the objects of tables lie: `file:///…` now; a store of objects has
-//! the same few operations.
+//! Where the objects of tables lie: `file:///…` or `s3://bucket/…`.
 //!
 //! Locations are URLs. An object is whole and durable as soon as it is seen;
 //! directories exist only as far as objects lie in them.
@@ -13,21 +12,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use proto::v1::Iceberg;
 
+use crate::Options;
 use crate::error::WriterError;
+use crate::s3::bucket::Below;
+use crate::s3::{self, Bucket, Names, Uploads};
 use crate::stage::Sink;
 use crate::storage as files;
+use crate::target::file_bytes;
 
 /// How often a directory may vanish before a file is in it.
 const RACES: usize = 100;
-
-/// What lies directly in a directory, by name.
-#[derive(Debug, Default, PartialEq)]
-pub struct Listing {
-    /// Directories.
-    pub directories: Vec<String>,
-    /// Objects.
-    pub objects: Vec<String>,
-}
 
 /// A store of objects. Everything blocks.
 pub trait Storage: Send + Sync + fmt::Debug {
@@ -41,7 +35,7 @@ pub trait Storage: Send + Sync + fmt::Debug {
     fn create(&self, location: &str) -> Result<Box<dyn Sink>, WriterError>;
 
     /// What lies in a directory; nothing when there is none.
-    fn list(&self, directory: &str) -> Result<Listing, WriterError>;
+    fn list(&self, directory: &str) -> Result<Below, WriterError>;
 
     /// Removes an object; one that is not there is no error.
     fn delete(&self, location: &str) -> Result<(), WriterError>;
@@ -52,16 +46,22 @@ pub trait Storage: Send + Sync + fmt::Debug {
     }
 }
 
-/// The storage that a destination's warehouse is in.
-pub fn open(iceberg: &Iceberg) -> Result<Arc<dyn Storage>, WriterError> {
+/// The storage that a destination's warehouse is in. Of a bucket, call it
+/// within a runtime.
+pub fn open(iceberg: &Iceberg, options: &Options) -> Result<Arc<dyn Storage>, WriterError> {
     let warehouse = &iceberg.warehouse;
+    if s3::split(warehouse).is_some() {
+        let settings = iceberg.s3.clone().unwrap_or_default();
+        let uploads = Uploads::of(options, file_bytes(iceberg.max_file_size_mb));
+        return Ok(Arc::new(Bucket::new(warehouse, &settings, &Names::ICEBERG, uploads)?));
+    }
     match path_of(warehouse) {
         Some(path) if files::is_inside(path.strip_prefix("/").unwrap_or(&path)) => {
             Ok(Arc::new(LocalStorage::new(path)))
         }
         _ => Err(WriterError::invalid_table(
-            format!("the warehouse {warehouse:?} is not file:///path with an absolute path"),
-            "set iceberg_s3_path to file:///path/of/the/warehouse",
+            format!("the warehouse {warehouse:?} is neither file:///path nor s3://bucket/prefix"),
+            "set iceberg_s3_path to s3://bucket/prefix or file:///path/of/the/warehouse",
         )),
     }
 }
@@ -171,14 +171,14 @@ impl Storage for LocalStorage {
         Ok(Box::new(LocalSink { file, path }))
     }
 
-    fn list(&self, directory: &str) -> Result<Listing, WriterError> {
+    fn list(&self, directory: &str) -> Result<Below, WriterError> {
         let path = self.path(directory)?;
         let entries = match fs::read_dir(&path) {
             Ok(entries) => entries,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Listing::default()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Below::default()),
             Err(e) => return Err(WriterError::io("listing", path)(e)),
         };
-        let mut listing = Listing::default();
+        let mut listing = Below::default();
         for entry in entries {
             let entry = entry.map_err(WriterError::io("listing", &path))?;
             let kind = entry.file_type().map_err(WriterError::io("reading", entry.path()))?;
@@ -203,6 +203,28 @@ impl Storage for LocalStorage {
             Err(e) => return Err(WriterError::io("removing", path)(e)),
         }
         Ok(())
+    }
+}
+
+impl Storage for Bucket {
+    fn read(&self, location: &str) -> Result<Option<Bytes>, WriterError> {
+        Ok(Bucket::read(self, location)?.map(|object| object.content))
+    }
+
+    fn write(&self, location: &str, content: &[u8]) -> Result<(), WriterError> {
+        Bucket::write(self, location, content)
+    }
+
+    fn create(&self, location: &str) -> Result<Box<dyn Sink>, WriterError> {
+        Ok(Box::new(Bucket::create(self, location)?))
+    }
+
+    fn list(&self, directory: &str) -> Result<Below, WriterError> {
+        Bucket::list(self, directory)
+    }
+
+    fn delete(&self, location: &str) -> Result<(), WriterError> {
+        Bucket::delete(self, location)
     }
 }
 
@@ -256,13 +278,13 @@ mod tests {
         sink.write_all(b"12345").unwrap();
         assert_eq!(sink.finish().unwrap(), 5);
         let listing = storage.list(&at("a")).unwrap();
-        let expected = Listing { directories: vec!["c".into()], objects: vec!["b".into()] };
+        let expected = Below { directories: vec!["c".into()], objects: vec!["b".into()] };
         assert_eq!(listing, expected);
 
         storage.delete(&at("a/c/d")).unwrap();
         storage.delete(&at("a/c/d")).unwrap();
         assert_eq!(storage.list(&at("a")).unwrap().directories, [""; 0]);
-        assert_eq!(storage.list(&at("gone")).unwrap(), Listing::default());
+        assert_eq!(storage.list(&at("gone")).unwrap(), Below::default());
         storage.delete(&at("a/b")).unwrap();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
@@ -298,14 +320,22 @@ mod tests {
 
     #[test]
     fn a_warehouse_elsewhere_or_without_a_path_is_refused() {
-        for warehouse in ["", "s3://bucket/x", "relative", "file://", "file:///", "file:///a/../b"]
-        {
+        for warehouse in [
+            "",
+            "s3://",
+            "s3:///x",
+            "gs://bucket/x",
+            "relative",
+            "file://",
+            "file:///",
+            "file:///a/../b",
+        ] {
             let iceberg = Iceberg { warehouse: warehouse.into(), ..Default::default() };
-            assert!(open(&iceberg).is_err(), "{warehouse:?}");
+            assert!(open(&iceberg, &Options::default()).is_err(), "{warehouse:?}");
         }
         for warehouse in ["file:///a/b", "file:/a", "/a"] {
             let iceberg = Iceberg { warehouse: warehouse.into(), ..Default::default() };
-            assert!(open(&iceberg).is_ok(), "{warehouse:?}");
+            assert!(open(&iceberg, &Options::default()).is_ok(), "{warehouse:?}");
         }
     }
 }

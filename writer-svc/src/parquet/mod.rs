@@ -5,12 +5,14 @@
 //! - [`stage`]: the files of a chunk, and their manifest
 //! - [`commit`]: staged chunks become the table's content in one rename
 //! - [`record`]: the commit record, stored with the data
+//! - [`bucket`]: the same of a table in a bucket
 //!
 //! Invariant: whoever finds the live directory finds a whole content of one
 //! commit, or, for the moment between the two renames that are needed where
 //! directories cannot be exchanged, none; [`recover`] ends such a moment that
 //! a crash has prolonged.
 
+pub mod bucket;
 pub mod check;
 pub mod commit;
 pub mod prepare;
@@ -26,7 +28,6 @@ use arrow::datatypes::{Schema, SchemaRef};
 use proto::v1::{CommitRecord, CommitRequest, Parquet, PrepareRequest, StageRequest, Table};
 
 use crate::error::WriterError;
-use crate::partition::Split;
 use crate::partition::directories::Directories;
 use crate::storage::{self, TablePaths};
 use crate::target::{Committed, Staging, Target, file_bytes};
@@ -87,13 +88,9 @@ impl Target for ParquetTable {
         source: &Schema,
         layout: SchemaRef,
     ) -> Result<Staging, WriterError> {
-        let directories = Directories::parse(&self.partition_regex, source, request.processed_at)?;
+        let split = Directories::split(&self.partition_regex, source, request.processed_at)?;
         let stage = stage::DirectoryStage::create(&self.paths, &request.load_id, request.chunk_id)?;
-        Ok(Staging {
-            stage: Box::new(stage),
-            schema: layout,
-            split: directories.map(|directories| Box::new(directories) as Box<dyn Split>),
-        })
+        Ok(Staging { stage: Box::new(stage), schema: layout, split })
     }
 
     fn commit(&self, request: &CommitRequest) -> Result<Committed, WriterError> {

@@ -14,14 +14,28 @@ use crate::error::WriterError;
 pub const RECORD: &str = ".tidewater-commit.json";
 
 /// The fields of [`CommitRecord`], under the same names.
-#[derive(Serialize, Deserialize)]
-struct Stored {
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Stored {
     commit_id: String,
     load_id: String,
     rows: u64,
     files: u64,
     bytes: u64,
     committed_at: String,
+}
+
+impl From<CommitRecord> for Stored {
+    fn from(record: CommitRecord) -> Self {
+        let CommitRecord { commit_id, load_id, rows, files, bytes, committed_at } = record;
+        Stored { commit_id, load_id, rows, files, bytes, committed_at }
+    }
+}
+
+impl From<Stored> for CommitRecord {
+    fn from(stored: Stored) -> Self {
+        let Stored { commit_id, load_id, rows, files, bytes, committed_at } = stored;
+        CommitRecord { commit_id, load_id, rows, files, bytes, committed_at }
+    }
 }
 
 /// The record of a table's directory; `None` when there is none.
@@ -34,25 +48,18 @@ pub fn read(table: &Path) -> Result<Option<CommitRecord>, WriterError> {
         }
         Err(e) => return Err(WriterError::io("reading", &path)(e)),
     };
-    let Stored { commit_id, load_id, rows, files, bytes, committed_at } =
+    let stored: Stored =
         serde_json::from_slice(&content).map_err(|e| WriterError::ForeignTable {
             path: table.to_owned(),
             found: format!("a commit record that cannot be read ({e})"),
         })?;
-    Ok(Some(CommitRecord { commit_id, load_id, rows, files, bytes, committed_at }))
+    Ok(Some(stored.into()))
 }
 
 /// Writes the record, durably but for the directory's entry.
 pub fn write(table: &Path, record: &CommitRecord) -> Result<(), WriterError> {
     let path = table.join(RECORD);
-    let stored = Stored {
-        commit_id: record.commit_id.clone(),
-        load_id: record.load_id.clone(),
-        rows: record.rows,
-        files: record.files,
-        bytes: record.bytes,
-        committed_at: record.committed_at.clone(),
-    };
+    let stored = Stored::from(record.clone());
     let content = serde_json::to_vec_pretty(&stored)
         .map_err(|e| WriterError::Internal(format!("writing a commit record: {e}")))?;
     File::create(&path)

@@ -258,7 +258,7 @@ impl Manifest {
 }
 
 /// A partition's path must stay inside the table and fit the file system.
-fn check_partition(partition: &str) -> Result<(), WriterError> {
+pub fn check_partition(partition: &str) -> Result<(), WriterError> {
     let long = partition.split('/').any(|part| part.len() > MAX_COMPONENT);
     if partition.is_empty() || (storage::is_inside(Path::new(partition)) && !long) {
         return Ok(());
@@ -287,7 +287,7 @@ pub(crate) mod tests {
     }
 
     /// A footer that says how many rows there are, and nothing else.
-    fn footer(rows: u64) -> ParquetMetaData {
+    pub(crate) fn footer(rows: u64) -> ParquetMetaData {
         let schema = SchemaType::group_type_builder("schema").build().unwrap();
         let schema = Arc::new(SchemaDescriptor::new(Arc::new(schema)));
         let file = FileMetaData::new(1, rows.cast_signed(), None, None, schema, None);

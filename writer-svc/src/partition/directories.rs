@@ -40,6 +40,16 @@ impl Directories {
         Ok(template.map(|template| Directories { template }))
     }
 
+    /// The same, for a [`crate::target::Staging`].
+    pub fn split(
+        regex: &str,
+        source: &Schema,
+        processed_at: i64,
+    ) -> Result<Option<Box<dyn Split>>, WriterError> {
+        let directories = Directories::parse(regex, source, processed_at)?;
+        Ok(directories.map(|directories| Box::new(directories) as Box<dyn Split>))
+    }
+
     /// Finds what can be wrong with `regex` before the columns' types are known.
     pub fn check<'a>(
         regex: &str,
@@ -185,7 +195,7 @@ mod tests {
 
     fn split(regex: &str, batch: &RecordBatch) -> Vec<(String, Vec<u32>)> {
         let directories = Directories::parse(regex, &batch.schema(), NOW).unwrap().unwrap();
-        let groups = directories.split(batch, batch).unwrap();
+        let groups = Split::split(&directories, batch, batch).unwrap();
         groups.into_iter().map(|(path, rows)| (path, rows.values().to_vec())).collect()
     }
 
