@@ -21,7 +21,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::database::Trips;
 use crate::report::{Report, Round};
-use crate::sync::Sync;
+use crate::sync::{Format, Sync};
 
 #[derive(Parser)]
 #[command(name = "bench", about = "Measures Tidewater on this machine")]
@@ -32,7 +32,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// A full load to local Parquet, against two parallel COPYs to /dev/null.
+    /// A full load to local Parquet or Iceberg, against two parallel COPYs to
+    /// /dev/null.
     FullLoad(FullLoad),
 }
 
@@ -50,6 +51,10 @@ struct FullLoad {
     /// Build the database anew instead of using the one kept from last time.
     #[arg(long)]
     fresh: bool,
+    /// Load into an Iceberg table (local warehouse, catalog in SQLite) instead
+    /// of plain Parquet.
+    #[arg(long)]
+    iceberg: bool,
 }
 
 fn main() -> ExitCode {
@@ -67,8 +72,9 @@ fn full_load(options: &FullLoad) -> Result<()> {
     let trips = Trips::open(options.rows, options.fresh)?;
     trips.warm()?;
     let bytes = floor::bytes(&trips)?;
-    let sync = Sync::prepare(&trips, options.max_threads)?;
-    let mut report = Report::begin(&trips, bytes, options.max_threads);
+    let format = if options.iceberg { Format::Iceberg } else { Format::Parquet };
+    let sync = Sync::prepare(&trips, options.max_threads, format)?;
+    let mut report = Report::begin(&trips, bytes, options.max_threads, format);
     for number in 1..=options.rounds {
         let floor = floor::run(&trips)?;
         let sync = sync.run().with_context(|| format!("sync of round {number}"))?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::database::Trips;
 use crate::processes::Measured;
-use crate::sync::Output;
+use crate::sync::{Format, Output};
 
 /// In the order of the columns.
 const PROGRAMS: [&str; 3] = ["orchestrator", "source-svc", "writer-svc"];
@@ -31,7 +31,7 @@ pub struct Report {
 
 impl Report {
     /// Prints what is measured, and the head of the table.
-    pub fn begin(trips: &Trips, bytes: u64, max_threads: u32) -> Report {
+    pub fn begin(trips: &Trips, bytes: u64, max_threads: u32, format: Format) -> Report {
         let cores = std::thread::available_parallelism().map_or(0, usize::from);
         println!(
             "full load of {} rows × 20 columns, {} MB of COPY BINARY",
@@ -50,9 +50,11 @@ impl Report {
             );
         }
         println!("\n(a) floor: two parallel psql COPY … TO STDOUT (FORMAT binary) > /dev/null");
-        println!(
-            "(b) sync: the whole command, to zstd Parquet, normalized, with metadata columns\n"
-        );
+        let table = match format {
+            Format::Parquet => "zstd Parquet",
+            Format::Iceberg => "an Iceberg table of zstd Parquet",
+        };
+        println!("(b) sync: the whole command, to {table}, normalized, with metadata columns\n");
         print!(
             "{:>6} {:<9} {:>7} {:>9} {:>6} {:>7}",
             "round", "run", "wall s", "rows/s", "MB/s", "CPU s"

@@ -16,6 +16,15 @@ pub struct Sync {
     directory: TempDir,
 }
 
+/// What is written.
+#[derive(Clone, Copy)]
+pub enum Format {
+    /// Plain files.
+    Parquet,
+    /// A table of a local warehouse, with a catalog in SQLite.
+    Iceberg,
+}
+
 /// What the last run left.
 pub struct Output {
     pub files: u64,
@@ -24,7 +33,7 @@ pub struct Output {
 
 impl Sync {
     /// Writes the config files and runs discover once.
-    pub fn prepare(trips: &Trips, max_threads: u32) -> Result<Sync> {
+    pub fn prepare(trips: &Trips, max_threads: u32, format: Format) -> Result<Sync> {
         let parent = tests::parts::root().join("bench");
         let directory = tempfile::Builder::new().prefix("sync-").tempdir_in(parent)?;
         let sync = Sync { directory };
@@ -38,10 +47,21 @@ impl Sync {
             "default_mode": "full_refresh",
             "max_threads": max_threads,
         });
-        let destination = json!({
-            "type": "PARQUET",
-            "writer": {"local_path": sync.lake(), "normalization": true},
-        });
+        let destination = match format {
+            Format::Parquet => json!({
+                "type": "PARQUET",
+                "writer": {"local_path": sync.lake(), "normalization": true},
+            }),
+            Format::Iceberg => json!({
+                "type": "ICEBERG",
+                "writer": {
+                    "catalog_type": "jdbc",
+                    "jdbc_url": format!("jdbc:sqlite:{}/catalog.db", sync.lake().display()),
+                    "iceberg_s3_path": format!("file://{}/warehouse", sync.lake().display()),
+                    "normalization": true,
+                },
+            }),
+        };
         std::fs::write(sync.path("source.json"), source.to_string())?;
         std::fs::write(sync.path("destination.json"), destination.to_string())?;
         let output = sync.command("discover").output().context("starting discover")?;
@@ -75,7 +95,7 @@ impl Sync {
         Ok(output)
     }
 
-    /// The rows that DuckDB finds in them.
+    /// The rows that DuckDB finds in them, which a first sync leaves no others beside.
     pub fn rows_read_back(&self) -> Result<u64> {
         let code = "import duckdb, sys; \
                     print(duckdb.sql(f\"SELECT count(*) FROM '{sys.argv[1]}/**/*.parquet'\").fetchall()[0][0])";

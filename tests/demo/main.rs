@@ -5,10 +5,12 @@
 //!   → driver-postgres discover → streams.json (all selected)
 //!   → driver-postgres sync     → Parquet files
 //!   → the same questions to PostgreSQL and to DuckDB, answers compared
+//!   → driver-postgres sync     → an Iceberg table
 //! ```
 //!
 //! The server goes when the demo ends; the files stay, to be looked at.
 
+mod iceberg;
 mod verify;
 
 use std::path::{Path, PathBuf};
@@ -73,9 +75,10 @@ fn demo() -> Result<()> {
     let tables = directory.join("lake").join(DESTINATION);
     verify::verify(&server, DATABASE, &tables)?;
 
+    let lake = iceberg::Lake::make(&directory, &files)?;
+
     drop(server);
-    farewell(&directory, &tables, &sync);
-    Ok(())
+    farewell(&directory, &tables, &lake, &sync)
 }
 
 /// The three config files, as arguments.
@@ -196,7 +199,7 @@ fn headline(text: &str) {
     println!("\n━━ {text}\n");
 }
 
-fn farewell(directory: &Path, tables: &Path, sync: &[&str]) {
+fn farewell(directory: &Path, tables: &Path, lake: &iceberg::Lake, sync: &[&str]) -> Result<()> {
     let python = tests::parts::python().map_or("python3".into(), |path| path.display().to_string());
     let tables = tables.display();
     headline("Now you");
@@ -210,6 +213,7 @@ fn farewell(directory: &Path, tables: &Path, sync: &[&str]) {
         "\n  pandas   {python} -c \"import pandas; print(\n             \
          pandas.read_parquet('{tables}/products').head().T)\""
     );
+    lake.farewell()?;
     println!("\nWith a database of your own, write a source.json like the one there, then");
     println!("  {}", shown(&["discover", "--config", "source.json"]));
     println!(
@@ -224,4 +228,5 @@ fn farewell(directory: &Path, tables: &Path, sync: &[&str]) {
             "destination.json"
         ])
     );
+    Ok(())
 }

@@ -24,7 +24,7 @@ use tests::watch;
 use crate::{plain, project};
 
 /// How soon a refusal must come.
-const SOON: Duration = Duration::from_secs(30);
+pub const SOON: Duration = Duration::from_secs(30);
 
 /// A table with a few rows.
 const ORDERS: &str = "
@@ -121,7 +121,7 @@ fn visible(project: &Project) -> Result<BTreeMap<PathBuf, Vec<u8>>> {
 
 /// No secret, as it is or as JSON and Rust write it, is in an output or a file
 /// that a command leaves.
-fn shows_no_secret(project: &Project, outcome: &Outcome, secrets: &[&str]) -> Result<()> {
+pub fn shows_no_secret(project: &Project, outcome: &Outcome, secrets: &[&str]) -> Result<()> {
     let mut places = vec![
         ("stdout".to_owned(), outcome.stdout.clone()),
         ("stderr".to_owned(), outcome.stderr.clone()),

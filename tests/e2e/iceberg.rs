@@ -8,6 +8,8 @@ mod clear;
 mod commits;
 mod foreign;
 mod forms;
+mod jdbc;
+mod partitions;
 mod proof;
 mod pruning;
 mod refusals;
@@ -56,7 +58,11 @@ macro_rules! suite {
             forms::columns_are_added_by_name_and_dropped_ones_become_null,
             bad_input::a_column_of_another_type_is_refused_and_the_table_unchanged,
             bad_input::a_table_of_others_is_not_touched,
-            bad_input::a_partition_that_cannot_be_written_is_refused,
+            bad_input::a_partition_that_cannot_be_is_refused,
+            partitions::every_transform_puts_every_row_where_readers_look_for_it,
+            partitions::a_table_is_partitioned_anew_by_the_sync_after_the_change,
+            partitions::rows_of_json_have_their_partition_columns_beside_them,
+            partitions::chunks_share_partitions_and_bounded_files,
             check::check_tries_catalog_and_warehouse_and_leaves_nothing,
         }
     };
@@ -83,8 +89,8 @@ macro_rules! suite {
 suite! {
     sqlite_on_files: Sqlite, Local, yes;
     sqlite_on_s3: Sqlite, S3, yes;
-    postgres_on_files: Postgres, Local, no;
-    postgres_on_s3: Postgres, S3, no;
+    postgres_on_files: Postgres, Local, yes;
+    postgres_on_s3: Postgres, S3, yes;
     rest_on_s3: Rest, S3, no;
     glue_on_files: Glue, Local, no;
     glue_on_s3: Glue, S3, no;

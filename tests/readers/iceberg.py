@@ -12,6 +12,8 @@ nothing but the time it takes to start.
     count     engine, conditions  for each condition, the rows that fulfil it
     plan      conditions          for each, the data files PyIceberg would open
     describe                      all of the table's metadata, as JSON
+    misplaced                     where rows are in another partition than
+                                  PyIceberg's transforms say, and how many rows
     tables    namespace           the names of its tables; null: no such namespace
     files     location            every object below it, whosever
     create    columns, partition, properties   a table; columns are [name, type]
@@ -36,7 +38,8 @@ import boto3
 import iceberg_engines
 import reader
 from iceberg_values import arrow_column, parsed, printed
-from pyarrow import dataset, field as arrow_field, parquet, schema as arrow_schema, table as arrow_table
+from pyarrow import ExtensionArray, dataset, field as arrow_field, parquet, schema as arrow_schema
+from pyarrow import table as arrow_table, types as pyarrow_types
 from pyarrow.fs import FileSelector, FileType
 from pyiceberg import types
 from pyiceberg.catalog import load_catalog
@@ -228,6 +231,37 @@ def value_text(kind, value):
     return format(value, "f") if isinstance(kind, types.DecimalType) else str(value)
 
 
+def misplaced(catalog, request):
+    """Every row of every file against the file's partition values."""
+    table = catalog.load_table(request["table"])
+    schema, faults, seen = table.schema(), [], 0
+    for _, file in live_files(table):
+        spec = table.specs()[file.spec_id]
+        with table.io.new_input(file.file_path).open() as stream:
+            rows = parquet.ParquetFile(stream).read()
+        seen += rows.num_rows
+        for at, field in enumerate(spec.fields):
+            kind = schema.find_type(field.source_id)
+            transform = field.transform.transform(kind)
+            cells = stored(rows.column(schema.find_column_name(field.source_id)).combine_chunks())
+            # By their text: no NaN equals another.
+            found = {repr(transform(cell)) for cell in cells}
+            if found != {repr(file.partition[at])}:
+                faults.append(f"{field.name}: {found} in {file.partition[at]!r}")
+    print_json({"faults": faults, "rows": seen})
+
+
+def stored(column):
+    """Values as Iceberg's transforms take them: days and microseconds since 1970."""
+    if pyarrow_types.is_date(column.type):
+        column = column.cast("int32")
+    elif pyarrow_types.is_timestamp(column.type) or pyarrow_types.is_time(column.type):
+        column = column.cast("int64")
+    elif isinstance(column, ExtensionArray):
+        column = column.storage
+    return column.to_pylist()
+
+
 def tables(catalog, request):
     try:
         found = catalog.list_tables(request["namespace"])
@@ -357,7 +391,7 @@ def rows(catalog, request):
 COMMANDS = {
     command.__name__: command
     for command in (
-        *(read, count, plan, describe, tables, files, create, append, rewrite, drop),
+        *(read, count, plan, describe, misplaced, tables, files, create, append, rewrite, drop),
         *(uploads, forbid, bucket, objects, delete, mirror, rows),
     )
 }

@@ -77,6 +77,8 @@ pub enum WriterError {
         regex: String,
         /// What is wrong with it.
         problem: String,
+        /// A good one for this kind of table.
+        example: &'static str,
     },
     /// A value that has no representation at the destination.
     #[error("{problem}")]
@@ -144,6 +146,8 @@ pub enum WriterError {
         doing: String,
         /// Whether trying again may succeed.
         transient: bool,
+        /// What to do about it; empty when that is not known.
+        remedy: &'static str,
         /// Its word.
         source: Box<dyn Error + Send + Sync>,
     },
@@ -251,11 +255,9 @@ impl WriterError {
             E::Parquet { .. } | E::Internal(_) => (ErrorCode::Internal, String::new()),
             E::InvalidRequest(_) => (ErrorCode::InvalidConfig, String::new()),
             E::InvalidTable { remedy, .. } => (ErrorCode::InvalidConfig, remedy.clone()),
-            E::InvalidPartition { .. } => (
+            E::InvalidPartition { example, .. } => (
                 ErrorCode::InvalidConfig,
-                "correct partition_regex in streams.json, for example \
-                 \"/year={created_at,none,YYYY}/country={country,none,}\""
-                    .to_owned(),
+                format!("correct partition_regex in streams.json, for example {example:?}"),
             ),
             E::Unrepresentable { remedy, .. } => (ErrorCode::Unrepresentable, remedy.clone()),
             E::IncompleteStream { .. } => (ErrorCode::IncompleteStream, String::new()),
@@ -280,6 +282,9 @@ impl WriterError {
                 "wait for the other run to end, or stop it, then try again".to_owned(),
             ),
             E::Iceberg { .. } | E::BadTable { .. } => (ErrorCode::Destination, String::new()),
+            E::Catalog { remedy, .. } if !remedy.is_empty() => {
+                (ErrorCode::Destination, (*remedy).to_owned())
+            }
             E::Catalog { .. } => (
                 ErrorCode::Destination,
                 "make sure that the catalog of destination.json can be reached and written"

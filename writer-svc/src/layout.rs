@@ -3,8 +3,10 @@
 //! ```text
 //! source:       id  name  …
 //! normalized:   _olake_id _olake_timestamp _op_type _cdc_timestamp _cdc_lsn  id  name  …
-//! otherwise:    _olake_id _olake_timestamp _op_type _cdc_timestamp _cdc_lsn  data
+//! otherwise:    _olake_id _olake_timestamp _op_type _cdc_timestamp _cdc_lsn  data  …
 //! ```
+//!
+//! After `data` come the columns that an Iceberg table is partitioned by.
 //!
 //! Typed columns pass through without a copy. Metadata that is the same for
 //! every row is built once and sliced.
@@ -38,13 +40,20 @@ pub struct Layout {
     constants: Constants,
     /// Absent: one typed column per source column.
     json: Option<JsonRows>,
+    /// Places of the source columns that stand as they are.
+    typed: Vec<usize>,
 }
 
 impl Layout {
     /// Checks names, types and keys; the rest of the chunk cannot fail by them.
     ///
-    /// `source` has one field per source column, named as at the source.
-    pub fn new(source: &Schema, stage: &StageRequest) -> Result<Self, WriterError> {
+    /// `source` has one field per source column, named as at the source; those
+    /// at `typed` stand as columns of their own beside rows that are JSON.
+    pub fn new(
+        source: &Schema,
+        stage: &StageRequest,
+        typed: &[usize],
+    ) -> Result<Self, WriterError> {
         let table = stage
             .table
             .as_ref()
@@ -53,21 +62,23 @@ impl Layout {
             render::check(field)?;
         }
         let mut fields = metadata_fields();
-        let json =
-            if table.normalization {
-                let names = source.fields().iter().map(|field| field.name().as_str());
-                let names = naming::destination_columns(&table.stream, names)?;
-                fields.extend(source.fields().iter().zip(names).map(|(field, name)| {
-                    field.as_ref().clone().with_name(name).with_nullable(true)
-                }));
-                None
-            } else {
-                fields.push(
-                    Field::new(naming::DATA, DataType::Utf8, false)
-                        .with_metadata(render::json_extension()),
-                );
-                Some(JsonRows::new(source))
-            };
+        let (json, typed) = if table.normalization {
+            (None, (0..source.fields().len()).collect())
+        } else {
+            fields.push(
+                Field::new(naming::DATA, DataType::Utf8, false)
+                    .with_metadata(render::json_extension()),
+            );
+            (Some(JsonRows::new(source)), typed.to_vec())
+        };
+        let of_source = |at: &usize| source.field(*at).name().as_str();
+        let names = naming::destination_columns(&table.stream, typed.iter().map(of_source))?;
+        for (&at, name) in typed.iter().zip(names) {
+            if json.is_some() && name == naming::DATA {
+                return Err(taken(&table.stream, source.field(at).name()));
+            }
+            fields.push(source.field(at).clone().with_name(name).with_nullable(true));
+        }
         // Unnormalised tables keep no typed key beside _olake_id, which must
         // then tell any two keys apart.
         let separable = json.is_some() && table.key_columns.len() > 1;
@@ -78,6 +89,7 @@ impl Layout {
             row_id,
             constants: Constants::new(stage),
             json,
+            typed,
         })
     }
 
@@ -99,10 +111,10 @@ impl Layout {
         let mut columns = Vec::with_capacity(self.schema.fields().len());
         columns.push(self.row_id.of(batch)?);
         columns.extend(self.constants.of(rows));
-        match &mut self.json {
-            Some(json) => columns.push(json.of(batch)?),
-            None => columns.extend(batch.columns().iter().cloned()),
+        if let Some(json) = &mut self.json {
+            columns.push(json.of(batch)?);
         }
+        columns.extend(self.typed.iter().map(|&at| Arc::clone(batch.column(at))));
         let columns = self.declared(columns)?;
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
         RecordBatch::try_new_with_options(self.schema(), columns, &options)
@@ -148,6 +160,16 @@ impl Layout {
             source: error,
         }
     }
+}
+
+fn taken(stream: &str, column: &str) -> WriterError {
+    WriterError::invalid_table(
+        format!(
+            "{stream} cannot be partitioned by {column:?}: with normalization off, the column of \
+             that name holds the rows"
+        ),
+        "partition by another column, or set normalization to true for this stream",
+    )
 }
 
 fn utc_microseconds() -> DataType {
@@ -236,7 +258,7 @@ mod tests {
     #[test]
     fn a_normalized_row_has_its_metadata_and_its_typed_columns() {
         let batch = source();
-        let mut layout = Layout::new(&batch.schema(), &stage(true, &["Id"])).unwrap();
+        let mut layout = Layout::new(&batch.schema(), &stage(true, &["Id"]), &[]).unwrap();
         let out = layout.apply(&batch).unwrap();
         let schema = out.schema();
         let names: Vec<_> = schema.fields().iter().map(|field| field.name().as_str()).collect();
@@ -257,7 +279,7 @@ mod tests {
     #[test]
     fn an_unnormalized_row_is_metadata_and_json() {
         let batch = source();
-        let mut layout = Layout::new(&batch.schema(), &stage(false, &["Id"])).unwrap();
+        let mut layout = Layout::new(&batch.schema(), &stage(false, &["Id"]), &[]).unwrap();
         let out = layout.apply(&batch.slice(1, 1)).unwrap();
         assert_eq!(out.num_columns(), 6);
         assert_eq!(out.schema().field(5).extension_type_name(), Some("arrow.json"));
@@ -274,7 +296,7 @@ mod tests {
         let batch = RecordBatch::try_new_with_options(schema, vec![], &options).unwrap();
         for normalization in [true, false] {
             let stage = stage(normalization, &[]);
-            let mut layout = Layout::new(&batch.schema(), &stage).unwrap();
+            let mut layout = Layout::new(&batch.schema(), &stage, &[]).unwrap();
             assert_eq!(layout.apply(&batch).unwrap().num_rows(), 5);
             assert_eq!(layout.apply(&batch.slice(0, 0)).unwrap().num_rows(), 0);
         }
@@ -283,7 +305,7 @@ mod tests {
     #[test]
     fn constant_columns_are_shared_between_batches() {
         let batch = source();
-        let mut layout = Layout::new(&batch.schema(), &stage(true, &["Id"])).unwrap();
+        let mut layout = Layout::new(&batch.schema(), &stage(true, &["Id"]), &[]).unwrap();
         let (first, second) = (layout.apply(&batch).unwrap(), layout.apply(&batch).unwrap());
         for column in 1..5 {
             let (a, b) = (first.column(column).to_data(), second.column(column).to_data());
@@ -300,7 +322,7 @@ mod tests {
             vec![Field::new("id", DataType::Int64, true), Field::new("l", list("item"), true)];
         let columns = vec![Arc::clone(&ids), Arc::new(items) as ArrayRef];
         let batch = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap();
-        let mut layout = Layout::new(&batch.schema(), &stage(true, &[])).unwrap();
+        let mut layout = Layout::new(&batch.schema(), &stage(true, &[]), &[]).unwrap();
 
         let declare = |id: Field, list: Field| {
             let mut fields = layout.schema().fields().to_vec();
@@ -321,11 +343,11 @@ mod tests {
     #[test]
     fn what_cannot_be_laid_out_is_refused_before_any_row() {
         let schema = source().schema();
-        let error = Layout::new(&schema, &stage(true, &["gone"])).unwrap_err().to_string();
+        let error = Layout::new(&schema, &stage(true, &["gone"]), &[]).unwrap_err().to_string();
         assert!(error.contains("\"gone\"") && error.contains("public.t"), "{error}");
         let odd = Schema::new(vec![Field::new("x", DataType::Date64, true)]);
-        let error = Layout::new(&odd, &stage(true, &[])).unwrap_err().to_string();
+        let error = Layout::new(&odd, &stage(true, &[]), &[]).unwrap_err().to_string();
         assert!(error.contains("\"x\""), "{error}");
-        assert!(Layout::new(&schema, &StageRequest::default()).is_err());
+        assert!(Layout::new(&schema, &StageRequest::default(), &[]).is_err());
     }
 }

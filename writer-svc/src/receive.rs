@@ -34,10 +34,10 @@ use crate::decimal;
 use crate::encode::Encoder;
 use crate::error::WriterError;
 use crate::layout::Layout;
-use crate::partition::Partitioning;
+use crate::partition::Split;
 use crate::spill::PartitionSorter;
 use crate::stage::Stage;
-use crate::target;
+use crate::target::{self, Staging};
 
 /// Messages that wait between the network and the encoder.
 pub const QUEUE: usize = 2;
@@ -223,20 +223,21 @@ fn decode(message: FlightData, schema: &SchemaRef) -> Result<RecordBatch, ArrowE
 struct Rows {
     layout: Layout,
     encoder: Encoder,
-    sorted: Option<(Partitioning, PartitionSorter)>,
+    sorted: Option<(Box<dyn Split>, PartitionSorter)>,
 }
 
 impl Rows {
     fn new(chunk: &Chunk, options: &Options) -> Result<Self, WriterError> {
         let request = &chunk.request;
         let target = target::of(request.destination.as_ref(), request.table.as_ref(), options)?;
-        let mut layout = Layout::new(&chunk.schema, request)?;
-        let partitioning = target.partitioning(&chunk.schema, request.processed_at)?;
-        let (stage, schema) = target.stage(request, decimal::declared(&layout.schema()))?;
+        let names: Vec<_> = chunk.schema.fields().iter().map(|f| f.name().as_str()).collect();
+        let mut layout = Layout::new(&chunk.schema, request, &target.typed_columns(&names)?)?;
+        let declared = decimal::declared(&layout.schema());
+        let Staging { stage, schema, split } = target.stage(request, &chunk.schema, declared)?;
         layout.declare(&schema);
-        let sorted = partitioning.map(|partitioning| {
+        let sorted = split.map(|split| {
             let budget = usize::try_from(options.sort_bytes).unwrap_or(usize::MAX);
-            (partitioning, PartitionSorter::new(stage.scratch(), layout.schema(), budget))
+            (split, PartitionSorter::new(stage.scratch(), layout.schema(), budget))
         });
         let row_group_bytes = usize::try_from(options.row_group_bytes).unwrap_or(usize::MAX);
         let encoder =
@@ -248,10 +249,11 @@ impl Rows {
         let batch = self.layout.apply(source)?;
         match &mut self.sorted {
             None => self.encoder.write("", &batch),
-            Some((partitioning, sorter)) => {
+            Some((split, sorter)) => {
                 // As it comes it says more about the table than one partition's rows.
                 self.encoder.learn(&batch);
-                sorter.push(&batch, &partitioning.split(source)?)
+                let groups = split.split(source, &batch)?;
+                sorter.push(&batch, &groups)
             }
         }
     }

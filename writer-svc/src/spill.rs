@@ -78,7 +78,7 @@ impl PartitionSorter {
     }
 
     /// Takes a batch in. `groups` are the rows of each path, as
-    /// [`crate::partition::Partitioning::split`] made them.
+    /// [`crate::partition::Split::split`] made them.
     pub fn push(
         &mut self,
         destination_batch: &RecordBatch,

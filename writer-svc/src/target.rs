@@ -12,7 +12,7 @@ use crate::error::WriterError;
 use crate::iceberg::{self, IcebergTable};
 use crate::parquet::bucket::BucketTable;
 use crate::parquet::{self, ParquetTable};
-use crate::partition::Partitioning;
+use crate::partition::Split;
 use crate::stage::Stage;
 use crate::storage;
 
@@ -30,9 +30,16 @@ pub struct Committed {
     pub location: String,
 }
 
-/// A stage, and the schema of the batches that it takes: the layout's columns
-/// as the destination declares them.
-pub type Staging = (Box<dyn Stage>, SchemaRef);
+/// A stage, and what goes into it.
+pub struct Staging {
+    /// It.
+    pub stage: Box<dyn Stage>,
+    /// The schema of its batches: the layout's columns as the destination
+    /// declares them.
+    pub schema: SchemaRef,
+    /// Which rows go to which files; `None`: not partitioned.
+    pub split: Option<Box<dyn Split>>,
+}
 
 /// One table.
 pub trait Target: Send + Sync {
@@ -42,24 +49,26 @@ pub trait Target: Send + Sync {
     /// Bytes at which a file is closed.
     fn max_file_bytes(&self) -> u64;
 
-    /// Refuses now what [`Target::partitioning`] would refuse later; the
-    /// columns' types come with the data.
+    /// Refuses now what [`Target::stage`] would refuse later for how the table
+    /// is to be partitioned; the columns' types come with the data.
     fn check_partitioning(&self, columns: &[&str]) -> Result<(), WriterError>;
 
-    /// Which rows go to which files; `None`: not partitioned. `processed_at`
-    /// is the run's time, microseconds since 1970 UTC.
-    fn partitioning(
-        &self,
-        source: &Schema,
-        processed_at: i64,
-    ) -> Result<Option<Partitioning>, WriterError>;
+    /// Places of the source columns that stand as columns of their own even
+    /// where a row is one JSON text: those that the table is partitioned by.
+    fn typed_columns(&self, columns: &[&str]) -> Result<Vec<usize>, WriterError>;
 
     /// Says what the table holds, after removing what abandoned loads have
     /// left. Fails where a later commit would.
     fn prepare(&self, request: &PrepareRequest) -> Result<Option<CommitRecord>, WriterError>;
 
-    /// Begins a chunk whose batches have the columns of `layout`.
-    fn stage(&self, request: &StageRequest, layout: SchemaRef) -> Result<Staging, WriterError>;
+    /// Begins a chunk whose batches have the columns of `layout`, made of those
+    /// of `source`.
+    fn stage(
+        &self,
+        request: &StageRequest,
+        source: &Schema,
+        layout: SchemaRef,
+    ) -> Result<Staging, WriterError>;
 
     /// Makes staged chunks the table's content, in one atomic step.
     fn commit(&self, request: &CommitRequest) -> Result<Committed, WriterError>;

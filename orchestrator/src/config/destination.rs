@@ -53,14 +53,14 @@ impl DestinationFile {
         Err(ConfigError::Unsupported {
             problem: format!(
                 "the destination asks for {what}, but this version writes Parquet files to \
-                 local_path or s3_bucket, and Iceberg tables with a JDBC catalog in SQLite and a \
-                 warehouse at file:/// or s3:// only"
+                 local_path or s3_bucket, and Iceberg tables with a JDBC catalog and a warehouse at \
+                 file:/// or s3:// only"
             ),
             remedy: "use \"type\": \"PARQUET\" with writer.local_path or writer.s3_bucket in \
                      destination.json, or \
                      \"type\": \"ICEBERG\" with \"catalog_type\": \"jdbc\", \
-                     \"jdbc_url\": \"jdbc:sqlite:…\" and \"iceberg_s3_path\": \"file:///…\" or \
-                     \"s3://…\""
+                     \"jdbc_url\": \"jdbc:sqlite:…\" or \"jdbc:postgresql:…\", and \
+                     \"iceberg_s3_path\": \"file:///…\" or \"s3://…\""
                 .into(),
         })
     }
@@ -192,10 +192,7 @@ fn iceberg(
     max_file_size_mb: u32,
 ) -> Result<Result<destination::Kind, String>, ConfigFault> {
     let catalog = match text(writer, "catalog_type").unwrap_or("glue") {
-        "jdbc" => match jdbc(writer)? {
-            Ok(jdbc) => Catalog::Jdbc(jdbc),
-            Err(what) => return Ok(Err(what)),
-        },
+        "jdbc" => Catalog::Jdbc(jdbc(writer)?),
         other => return Ok(Err(format!("Iceberg tables in a {other} catalog"))),
     };
     let (key, warehouse) = match text(writer, "iceberg_s3_path") {
@@ -233,28 +230,27 @@ fn iceberg(
     })))
 }
 
-fn jdbc(writer: &Value) -> Result<Result<JdbcCatalog, String>, ConfigFault> {
+fn jdbc(writer: &Value) -> Result<JdbcCatalog, ConfigFault> {
     let url = text(writer, "jdbc_url").unwrap_or_default();
     let of = |key: &str| text(writer, key).unwrap_or_default().to_owned();
     let sqlite = url.strip_prefix("jdbc:sqlite:");
     let url = match sqlite.map(|path| path.strip_prefix("file:").unwrap_or(path)) {
         // The writer may run in another directory.
         Some(path) => format!("jdbc:sqlite:{}", absolute("jdbc_url", path)?),
-        None if url.starts_with("jdbc:postgresql:") => {
-            return Ok(Err("an Iceberg catalog in PostgreSQL".to_owned()));
-        }
+        // Read by the writer, which connects.
+        None if url.starts_with("jdbc:postgresql:") => url.to_owned(),
         // Not shown: it may hold a password.
         None => {
             let problem = "must begin with jdbc:sqlite: or jdbc:postgresql:";
             return Err(ConfigFault::new("writer.jdbc_url", problem));
         }
     };
-    Ok(Ok(JdbcCatalog {
+    Ok(JdbcCatalog {
         url,
         username: of("jdbc_username"),
         password: of("jdbc_password"),
         catalog_name: text(writer, "catalog_name").unwrap_or("olake_iceberg").to_owned(),
-    }))
+    })
 }
 
 /// A path of the file as the caller means it, wherever it is used.
@@ -351,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn a_local_warehouse_with_a_sqlite_catalog_is_writable() {
+    fn a_local_warehouse_with_a_jdbc_catalog_is_writable() {
         let writer = |more: &str| {
             format!(
                 r#"{{"type": "ICEBERG", "writer": {{"catalog_type": "jdbc",
@@ -371,6 +367,17 @@ mod tests {
         let path = Path::new(jdbc.url.strip_prefix("jdbc:sqlite:").unwrap());
         assert!(path.is_absolute() && path.ends_with("lake/catalog.db"));
         assert_eq!(jdbc.catalog_name, "olake_iceberg");
+
+        let file = load_text(
+            r#"{"type": "ICEBERG", "writer": {"catalog_type": "jdbc", "jdbc_username": "me",
+                "jdbc_url": "jdbc:postgresql://h:1/d", "iceberg_s3_path": "file:///lake"}}"#,
+        )
+        .unwrap();
+        let Some(destination::Kind::Iceberg(iceberg)) = &file.writable().unwrap().kind else {
+            panic!("no Iceberg: {file:?}")
+        };
+        let Some(Catalog::Jdbc(jdbc)) = &iceberg.catalog else { panic!("no JDBC: {iceberg:?}") };
+        assert_eq!((&*jdbc.url, &*jdbc.username), ("jdbc:postgresql://h:1/d", "me"));
 
         let elsewhere = load_text(&writer(r#""iceberg_s3_path": "gs://lake""#)).unwrap();
         assert!(elsewhere.writable().unwrap_err().to_string().contains("Iceberg tables at gs:"));

@@ -85,8 +85,27 @@ fn a_catalog_that_is_none_and_a_warehouse_in_a_file_are_named() -> Result<()> {
     Ok(())
 }
 
-pub fn a_partition_that_cannot_be_written_is_refused(pair: Pair) -> Result<()> {
-    let lake = Lake::new(pair, "partitioned", ONE)?;
-    lake.project.select(&["public.t"], json!({"partition_regex": "/{v, identity}"}))?;
-    refused(&lake.project, &["public.t", "partition_regex"])
+pub fn a_partition_that_cannot_be_is_refused(pair: Pair) -> Result<()> {
+    let lake = Lake::new(
+        pair,
+        "unpartitionable",
+        "CREATE TABLE t (id int PRIMARY KEY, v int, u uuid, l int[]); INSERT INTO t VALUES (1, 2)",
+    )?;
+    for (regex, says) in [
+        ("/{w, identity}", "there is no column \"w\"; there are \"id\", \"v\""),
+        ("/{v, quarter}", "\"quarter\" is none of identity, year"),
+        ("/{v, bucket[0]}", "\"bucket[0]\" is none of"),
+        ("/{v}", "has 1 parts"),
+        ("/v={v, identity}", "\"v=\" stands outside of braces"),
+        ("/{v, identity}/{v, identity}", "stands there twice"),
+        ("/{v, day}", "column \"v\" is int, which day cannot take: it takes dates and timestamps"),
+        ("/{u, identity}", "column \"u\" is uuid, which identity cannot take here: use bucket[N]"),
+        ("/{l, identity}", "it takes single values only"),
+    ] {
+        lake.project.select(&["public.t"], json!({"partition_regex": regex}))?;
+        refused(&lake.project, &["public.t", "partition_regex", says, "bucket[64]"])?;
+    }
+    let namespace = tests::iceberg::warehouse::namespace_of(&lake.project, "public");
+    assert_eq!(lake.warehouse.tables(&namespace)?.unwrap_or_default(), Vec::<String>::new());
+    Ok(())
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex, Weak};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
 use crate::certificates::Certificates;
@@ -32,6 +32,9 @@ pub struct Seaweed {
 
 /// What listens, each at two ports: its own and one for gRPC.
 const PARTS: [&str; 5] = ["master", "volume", "filer", "s3", "admin"];
+
+/// In its log when one of its ports is.
+const PORT_TAKEN: &str = "address already in use";
 
 impl Seaweed {
     /// The one that tests share. Lives as long as anybody holds it.
@@ -61,6 +64,17 @@ impl Seaweed {
     }
 
     fn start_with(more: &[String]) -> Result<Seaweed> {
+        // Another process may take a free port before the server does.
+        for _ in 0..2 {
+            match Seaweed::try_start(more) {
+                Err(error) if format!("{error:#}").contains(PORT_TAKEN) => {}
+                outcome => return outcome,
+            }
+        }
+        Seaweed::try_start(more)
+    }
+
+    fn try_start(more: &[String]) -> Result<Seaweed> {
         let directory = TempDir::with_prefix("tidewater-weed-")?;
         let [rest, ports @ ..] = free_ports::<11>()?;
         let log = directory.path().join("log");
@@ -84,22 +98,23 @@ impl Seaweed {
             _running: running,
             _directory: directory,
         };
-        if let Err(error) = poll("SeaweedFS is ready", || Ok(seaweed.ready(&log))) {
+        if let Err(error) = poll("SeaweedFS is ready", || seaweed.ready(&log)) {
             return Err(error.context(std::fs::read_to_string(&log).unwrap_or_default()));
         }
         Ok(seaweed)
     }
 
     /// Everything runs, the buckets are there, and the catalog knows the secret.
-    fn ready(&self, log: &Path) -> bool {
+    fn ready(&self, log: &Path) -> Result<bool> {
         let form = format!(
             "grant_type=client_credentials&client_id={KEY}&client_secret={}",
             percent_encoded(SECRET)
         );
         let said = std::fs::read_to_string(log).unwrap_or_default();
-        said.contains("Press Ctrl+C")
+        ensure!(!said.contains(PORT_TAKEN), "{PORT_TAKEN}");
+        Ok(said.contains("Press Ctrl+C")
             && http(&self.rest, "POST /v1/oauth/tokens", &form)
-                .is_ok_and(|answer| answer.contains("access_token"))
+                .is_ok_and(|answer| answer.contains("access_token")))
     }
 
     /// The S3 store's "127.0.0.1:port".

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -202,6 +202,20 @@ impl Table {
     /// The data files that PyIceberg would open for each condition.
     pub fn plans(&self, conditions: &[&str]) -> Result<Vec<Vec<String>>> {
         self.client.ask("plan", json!({"table": self.name, "conditions": conditions}))
+    }
+
+    /// Fails unless every row lies in the partition that PyIceberg's transforms
+    /// put it in, and there are so many.
+    pub fn rows_are_in_their_partitions(&self, rows: u64) -> Result<()> {
+        #[derive(Deserialize)]
+        struct Answer {
+            faults: Vec<String>,
+            rows: u64,
+        }
+        let answer: Answer = self.client.ask("misplaced", json!({"table": self.name}))?;
+        ensure!(answer.faults.is_empty(), "{}: {}", self.name, answer.faults.join("\n"));
+        ensure!(answer.rows == rows, "{} has {} rows, not {rows}", self.name, answer.rows);
+        Ok(())
     }
 
     /// Creates it, and its namespace: columns are (name, type), the partition

@@ -23,7 +23,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use iceberg::spec::{DataFile, ManifestFile, Operation, SchemaRef};
+use iceberg::spec::{DataFile, ManifestFile, Operation, PartitionSpecRef, SchemaRef};
 use proto::v1::commit_request::Mode;
 use proto::v1::{CommitRecord, CommitRequest};
 use uuid::Uuid;
@@ -80,9 +80,10 @@ struct Unclear {
 }
 
 /// The new files in manifests that fit any snapshot of a table with this
-/// schema. (An id must mean one schema in all files of a table.)
+/// schema and spec. (An id must mean one schema in all files of a table.)
 struct Added {
     schema: SchemaRef,
+    spec: PartitionSpecRef,
     manifests: Vec<ManifestFile>,
 }
 
@@ -167,17 +168,18 @@ impl Commit<'_> {
             None => staged::read(storage, &paths, &self.request.load_id, &self.request.staged)?,
         };
         let staged = &*self.staged.insert(staged);
-        let draft = Draft::of(base, &staged.common.schema, &table.new_location)?;
+        let Common { schema, spec, .. } = &staged.common;
+        let draft = Draft::of(base, schema, spec, &table.new_location)?;
         let draft = draft.map_err(|problem| WriterError::StageGone {
             manifest: self.request.staged[0].manifest.clone().into(),
             problem: format!("the table {} has changed since: {problem}", table.name),
         })?;
         let added = match self.added.take() {
-            Some(added) if is_same(&added.schema, &draft.schema) => added,
-            // Others have changed the schema in between.
+            Some(added) if added.fits(&draft) => added,
+            // Others have changed schema or spec in between.
             outdated => {
                 outdated.iter().for_each(|outdated| outdated.discard(table));
-                Added::write(table, &paths, staged, &draft.schema)?
+                Added::write(table, &paths, staged, &draft)?
             }
         };
         let added = &*self.added.insert(added);
@@ -261,11 +263,16 @@ impl Added {
         table: &IcebergTable,
         paths: &Paths,
         staged: &Staged,
-        schema: &SchemaRef,
+        draft: &Draft,
     ) -> Result<Self, WriterError> {
-        let common = Common { schema: Arc::clone(schema), ..staged.common.clone() };
+        let (schema, spec) = (Arc::clone(&draft.schema), Arc::clone(&draft.spec));
+        let common = Common {
+            schema: Arc::clone(&schema),
+            spec: spec.as_ref().clone(),
+            content: staged.common.content,
+        };
         let id = Uuid::new_v4();
-        let mut added = Added { schema: Arc::clone(schema), manifests: Vec::new() };
+        let mut added = Added { schema, spec, manifests: Vec::new() };
         for (number, files) in by_size(&staged.files).into_iter().enumerate() {
             let location = format!("{}/{id}-m{number}.avro", paths.metadata);
             let mut encoded = manifest::added(&common, files.to_vec())?;
@@ -276,16 +283,18 @@ impl Added {
         Ok(added)
     }
 
+    fn fits(&self, draft: &Draft) -> bool {
+        self.schema.schema_id() == draft.schema.schema_id()
+            && self.schema.as_struct() == draft.schema.as_struct()
+            && self.spec == draft.spec
+    }
+
     /// Of a commit that will not be made with them.
     fn discard(&self, table: &IcebergTable) {
         for manifest in &self.manifests {
             discard(table, &manifest.manifest_path);
         }
     }
-}
-
-fn is_same(one: &SchemaRef, other: &SchemaRef) -> bool {
-    one.schema_id() == other.schema_id() && one.as_struct() == other.as_struct()
 }
 
 /// The base's files on their way out.

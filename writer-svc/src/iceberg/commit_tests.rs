@@ -17,7 +17,7 @@ use super::*;
 use crate::encode::Encoder;
 use crate::iceberg::catalog::{Catalog, Next, TableName};
 use crate::iceberg::position::Position;
-use crate::target::Target;
+use crate::target::{Staging, Target};
 
 /// A table in a warehouse below `root`.
 fn table(root: &Path) -> IcebergTable {
@@ -45,7 +45,7 @@ fn stage(table: &IcebergTable, load: &str, chunk: u32, ids: std::ops::Range<i64>
         ..Default::default()
     };
     let layout = Arc::new(Schema::new(vec![Field::new("id", DataType::Int64, true)]));
-    let (stage, schema) = table.stage(&request, layout).unwrap();
+    let Staging { stage, schema, .. } = table.stage(&request, &Schema::empty(), layout).unwrap();
     let mut encoder = Encoder::new(stage, Arc::clone(&schema), 1 << 30, 1 << 20);
     let rows = RecordBatch::try_new(schema, vec![Arc::new(Int64Array::from_iter_values(ids))]);
     encoder.write("", &rows.unwrap()).unwrap();

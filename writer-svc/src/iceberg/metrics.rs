@@ -18,7 +18,7 @@ use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Float32Type, Float64Type};
 use iceberg::spec::{
     DataContentType, DataFile, DataFileBuilder, DataFileFormat, Datum, PrimitiveLiteral,
-    PrimitiveType, Schema, Type,
+    PrimitiveType, Schema, Struct, Type,
 };
 use parquet::basic::Type as Physical;
 use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData};
@@ -59,6 +59,7 @@ pub fn data_file(
     bytes: u64,
     footer: &ParquetMetaData,
     schema: &Schema,
+    partition: Struct,
     nan: &NanCounts,
 ) -> Result<DataFile, WriterError> {
     let mut builder = DataFileBuilder::default();
@@ -66,6 +67,7 @@ pub fn data_file(
         .content(DataContentType::Data)
         .file_path(location)
         .file_format(DataFileFormat::Parquet)
+        .partition(partition)
         .record_count(footer.file_metadata().num_rows().unsigned_abs())
         .file_size_in_bytes(bytes)
         .split_offsets(Some(

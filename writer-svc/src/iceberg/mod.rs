@@ -7,6 +7,8 @@
 //! ```
 //!
 //! - [`schema`]: the layout's columns ↔ the table's fields, by id
+//! - [`partition`]: how the table is partitioned, and which rows go where
+//!   ([`transform`]: a column's partition values)
 //! - [`stage`]: the data files of a chunk and its manifest
 //! - [`metrics`]: counts and bounds of a file, from its footer
 //! - [`manifest`]: manifests and manifest lists ↔ bytes
@@ -32,12 +34,14 @@ pub mod commit;
 pub mod drop;
 pub mod manifest;
 pub mod metrics;
+pub mod partition;
 pub mod position;
 pub mod prepare;
 pub mod schema;
 pub mod snapshot;
 pub mod stage;
 pub mod storage;
+pub mod transform;
 
 use std::sync::Arc;
 
@@ -49,7 +53,6 @@ use proto::v1::{CommitRecord, CommitRequest, Iceberg, PrepareRequest, StageReque
 use crate::Options;
 use crate::error::WriterError;
 use crate::naming;
-use crate::partition::Partitioning;
 use crate::storage::plain;
 use crate::target::{Committed, Staging, Target, file_bytes};
 use catalog::{Catalog, Loaded, TableName};
@@ -59,8 +62,6 @@ use storage::Storage;
 #[derive(Debug)]
 pub struct IcebergTable {
     name: TableName,
-    /// "schema.table" at the source, for messages.
-    stream: String,
     catalog: Box<dyn Catalog>,
     storage: Arc<dyn Storage>,
     /// Where a new table is put.
@@ -95,7 +96,6 @@ impl IcebergTable {
                 table.name
             ),
             name: TableName { namespace: table.database.clone(), name: table.name.clone() },
-            stream: table.stream.clone(),
             catalog,
             storage,
             max_file_bytes: file_bytes(iceberg.max_file_size_mb),
@@ -150,9 +150,6 @@ impl IcebergTable {
                 "has format version {}; this version writes format version 2 only",
                 metadata.format_version() as u8
             ));
-        }
-        if !metadata.default_partition_spec().is_unpartitioned() {
-            return refuse("is partitioned; this version writes unpartitioned tables only".into());
         }
         if metadata.current_snapshot().is_some() && !position::is_ours(metadata) {
             return Err(WriterError::ForeignTable {
@@ -215,34 +212,29 @@ impl Target for IcebergTable {
         self.max_file_bytes
     }
 
-    fn check_partitioning(&self, _columns: &[&str]) -> Result<(), WriterError> {
-        if self.partition_regex.is_empty() {
-            return Ok(());
-        }
-        Err(WriterError::invalid_table(
-            format!(
-                "{}: partition_regex is set, but this version writes unpartitioned Iceberg \
-                 tables only",
-                self.stream
-            ),
-            "set partition_regex to \"\" for this stream in streams.json",
-        ))
+    fn check_partitioning(&self, columns: &[&str]) -> Result<(), WriterError> {
+        partition::parse(&self.partition_regex, columns).map(|_| ())
     }
 
-    fn partitioning(
-        &self,
-        _source: &Schema,
-        _processed_at: i64,
-    ) -> Result<Option<Partitioning>, WriterError> {
-        self.check_partitioning(&[]).map(|()| None)
+    fn typed_columns(&self, columns: &[&str]) -> Result<Vec<usize>, WriterError> {
+        let fields = partition::parse(&self.partition_regex, columns)?;
+        let mut places: Vec<_> = fields.iter().filter_map(|field| field.source).collect();
+        places.sort_unstable();
+        places.dedup();
+        Ok(places)
     }
 
     fn prepare(&self, request: &PrepareRequest) -> Result<Option<CommitRecord>, WriterError> {
         prepare::prepare(self, request)
     }
 
-    fn stage(&self, request: &StageRequest, layout: SchemaRef) -> Result<Staging, WriterError> {
-        stage::begin(self, request, &layout)
+    fn stage(
+        &self,
+        request: &StageRequest,
+        source: &Schema,
+        layout: SchemaRef,
+    ) -> Result<Staging, WriterError> {
+        stage::begin(self, request, source, &layout)
     }
 
     fn commit(&self, request: &CommitRequest) -> Result<Committed, WriterError> {

@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use chrono::Utc;
 use iceberg::spec::{
-    DataContentType, DataFile, FormatVersion, MAIN_BRANCH, Operation, Schema, SchemaRef, Snapshot,
-    SortOrder, Summary, TableMetadata, TableMetadataBuilder, UnboundPartitionSpec,
+    DataContentType, DataFile, FormatVersion, MAIN_BRANCH, Operation, PartitionSpec,
+    PartitionSpecRef, Schema, SchemaRef, Snapshot, SortOrder, Summary, TableMetadata,
+    TableMetadataBuilder, UnboundPartitionSpec,
 };
 use uuid::Uuid;
 
@@ -35,6 +36,8 @@ pub struct Draft {
     timestamp_ms: i64,
     /// The table's, with it.
     pub schema: SchemaRef,
+    /// How the table is partitioned from then on.
+    pub spec: PartitionSpecRef,
 }
 
 /// A snapshot that only has to be swapped in.
@@ -49,18 +52,19 @@ pub struct Made {
 }
 
 impl Draft {
-    /// A change of `base` to files of the schema `staged`; without a base, a
-    /// new table at `location`. `Err` of the inner result: why base and files
+    /// A change of `base` to files of the schema `staged`, partitioned by
+    /// `spec`; without a base, a new table at `location`. `Err` of the inner result: why base and files
     /// do not go together.
     pub fn of(
         base: Option<&Loaded>,
         staged: &Schema,
+        spec: &PartitionSpec,
         location: &str,
     ) -> Result<Result<Self, String>, WriterError> {
         let failed = || WriterError::iceberg("deriving a snapshot");
         let now = Utc::now().timestamp_millis();
         let Some(base) = base else {
-            let builder = new_table(staged, location).map_err(failed())?;
+            let builder = new_table(staged, spec, location).map_err(failed())?;
             let made = builder.clone().build().map_err(failed())?.metadata;
             if made.current_schema().as_struct() != staged.as_struct() {
                 return Err(WriterError::Internal(format!(
@@ -73,6 +77,7 @@ impl Draft {
                 sequence_number: made.next_sequence_number(),
                 timestamp_ms: now,
                 schema: Arc::clone(made.current_schema()),
+                spec: Arc::clone(made.default_partition_spec()),
                 builder,
             }));
         };
@@ -82,13 +87,15 @@ impl Draft {
             Err(problem) => return Ok(Err(problem)),
         };
         let mut builder = metadata.clone().into_builder(Some(base.location.clone()));
-        let mut current = Arc::clone(metadata.current_schema());
         if schema.as_struct() != metadata.current_schema().as_struct() {
             builder = builder.add_current_schema(schema).map_err(failed())?;
-            // Only built metadata say which id it was given.
-            let made = builder.clone().build().map_err(failed())?.metadata;
-            current = Arc::clone(made.current_schema());
         }
+        if !metadata.default_partition_spec().is_compatible_with(spec) {
+            let unbound = unbound(spec).map_err(failed())?;
+            builder = builder.add_default_partition_spec(unbound).map_err(failed())?;
+        }
+        // Only built metadata say which ids they were given.
+        let made = builder.clone().build().map_err(failed())?.metadata;
         Ok(Ok(Draft {
             builder,
             snapshot_id: new_id(metadata),
@@ -96,7 +103,8 @@ impl Draft {
             sequence_number: metadata.next_sequence_number(),
             // Clocks of several writers differ; a table's time does not go back.
             timestamp_ms: now.max(metadata.last_updated_ms() + 1),
-            schema: current,
+            schema: Arc::clone(made.current_schema()),
+            spec: Arc::clone(made.default_partition_spec()),
         }))
     }
 
@@ -135,10 +143,23 @@ impl Draft {
     }
 }
 
-fn new_table(schema: &Schema, location: &str) -> iceberg::Result<TableMetadataBuilder> {
+/// The same fields, for the table to number.
+fn unbound(spec: &PartitionSpec) -> iceberg::Result<UnboundPartitionSpec> {
+    let mut builder = UnboundPartitionSpec::builder();
+    for field in spec.fields() {
+        builder = builder.add_partition_field(field.source_id, &field.name, field.transform)?;
+    }
+    Ok(builder.build())
+}
+
+fn new_table(
+    schema: &Schema,
+    spec: &PartitionSpec,
+    location: &str,
+) -> iceberg::Result<TableMetadataBuilder> {
     TableMetadataBuilder::new(
         schema.clone(),
-        UnboundPartitionSpec::builder().build(),
+        unbound(spec)?,
         SortOrder::unsorted_order(),
         location.to_owned(),
         FormatVersion::V2,

@@ -15,16 +15,18 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::Schema as ArrowSchema;
-use iceberg::spec::{DataFile, ManifestContentType, PartitionSpec, SchemaRef};
+use iceberg::spec::{DataFile, ManifestContentType, PartitionSpec, SchemaRef, Struct};
 use parquet::file::metadata::ParquetMetaData;
 use proto::v1::{StageRequest, StagedChunk};
 use uuid::Uuid;
 
 use super::manifest::{self, Common};
 use super::metrics::{self, NanCounts};
+use super::partition::{self, Partitions};
 use super::storage::Storage;
 use super::{IcebergTable, Paths, STAGED_PREFIX, schema};
 use crate::error::WriterError;
+use crate::partition::Split;
 use crate::stage::{Sink, Stage};
 use crate::storage::plain;
 use crate::target::Staging;
@@ -35,12 +37,16 @@ struct IcebergStage {
     paths: Paths,
     scratch: PathBuf,
     schema: SchemaRef,
+    spec: PartitionSpec,
+    partitions: Option<Arc<Partitions>>,
     load_id: String,
     chunk_id: u32,
     id: Uuid,
     files: Vec<DataFile>,
     /// Locations of all files begun, to be removed unless sealed.
     begun: Vec<String>,
+    /// Values of the open file's partition.
+    partition: Struct,
     nan: NanCounts,
     sealed: bool,
 }
@@ -49,6 +55,7 @@ struct IcebergStage {
 pub fn begin(
     table: &IcebergTable,
     request: &StageRequest,
+    source: &ArrowSchema,
     layout: &ArrowSchema,
 ) -> Result<Staging, WriterError> {
     plain("load_id", &request.load_id)?;
@@ -56,20 +63,28 @@ pub fn begin(
     let metadata = loaded.as_ref().map(|loaded| &loaded.metadata);
     let name = table.name.to_string();
     let plan = schema::plan(&name, metadata, layout, &table.identifiers)?;
+    let columns: Vec<_> = source.fields().iter().map(|field| field.name().as_str()).collect();
+    let regex = &table.partition_regex;
+    let spec = partition::spec(regex, &partition::parse(regex, &columns)?, &plan.table)?;
+    let partitions = Partitions::new(&spec, &plan.table, &plan.arrow)?;
+    let split = partitions.clone().map(|partitions| Box::new(partitions) as Box<dyn Split>);
     let stage = IcebergStage {
         storage: Arc::clone(&table.storage),
         paths: Paths::of(metadata, &table.new_location),
         scratch: table.storage.scratch(),
         schema: Arc::new(plan.table),
+        spec,
+        partitions,
         load_id: request.load_id.clone(),
         chunk_id: request.chunk_id,
         id: Uuid::new_v4(),
         files: Vec::new(),
         begun: Vec::new(),
+        partition: Struct::empty(),
         nan: NanCounts::default(),
         sealed: false,
     };
-    Ok((Box::new(stage), plan.arrow))
+    Ok(Staging { stage: Box::new(stage), schema: plan.arrow, split })
 }
 
 impl Stage for IcebergStage {
@@ -81,7 +96,10 @@ impl Stage for IcebergStage {
         false
     }
 
-    fn open(&mut self, _partition: &str) -> Result<Box<dyn Sink>, WriterError> {
+    fn open(&mut self, partition: &str) -> Result<Box<dyn Sink>, WriterError> {
+        if let Some(partitions) = &self.partitions {
+            self.partition = partitions.values(partition)?;
+        }
         let number = self.begun.len();
         let id = self.id.simple();
         let name = format!("{:05}-{number:05}-{id}.parquet", self.chunk_id);
@@ -102,7 +120,9 @@ impl Stage for IcebergStage {
             .ok_or_else(|| WriterError::Internal("a file is closed that was not opened".into()))?;
         let bytes = sink.finish()?;
         let nan = std::mem::take(&mut self.nan);
-        let file = metrics::data_file(location.clone(), bytes, footer, &self.schema, &nan)?;
+        let partition = self.partition.clone();
+        let file =
+            metrics::data_file(location.clone(), bytes, footer, &self.schema, partition, &nan)?;
         self.files.push(file);
         Ok(())
     }
@@ -125,7 +145,7 @@ impl Stage for IcebergStage {
         };
         let common = Common {
             schema: Arc::clone(&self.schema),
-            spec: PartitionSpec::unpartition_spec(),
+            spec: self.spec.clone(),
             content: ManifestContentType::Data,
         };
         let encoded = manifest::added(&common, files)?;
@@ -209,6 +229,9 @@ pub(super) fn read(
             }
             Some(first) if first.schema.as_struct() != schema.as_struct() => {
                 return Err(gone("the table's schema has changed while the load was staged"));
+            }
+            Some(first) if !first.spec.is_compatible_with(manifest.metadata().partition_spec()) => {
+                return Err(gone("partition_regex has changed while the load was staged"));
             }
             Some(_) => {}
         }

@@ -28,7 +28,8 @@ use arrow::datatypes::{Schema, SchemaRef};
 use proto::v1::{CommitRecord, CommitRequest, Parquet, PrepareRequest, StageRequest, Table};
 
 use crate::error::WriterError;
-use crate::partition::Partitioning;
+use crate::partition::Split;
+use crate::partition::directories::Directories;
 use crate::storage::{self, TablePaths};
 use crate::target::{Committed, Staging, Target, file_bytes};
 
@@ -71,24 +72,30 @@ impl Target for ParquetTable {
     }
 
     fn check_partitioning(&self, columns: &[&str]) -> Result<(), WriterError> {
-        Partitioning::check(&self.partition_regex, columns.iter().copied())
+        Directories::check(&self.partition_regex, columns.iter().copied())
     }
 
-    fn partitioning(
-        &self,
-        source: &Schema,
-        processed_at: i64,
-    ) -> Result<Option<Partitioning>, WriterError> {
-        Partitioning::parse(&self.partition_regex, source, processed_at)
+    fn typed_columns(&self, _columns: &[&str]) -> Result<Vec<usize>, WriterError> {
+        Ok(Vec::new())
     }
 
     fn prepare(&self, request: &PrepareRequest) -> Result<Option<CommitRecord>, WriterError> {
         prepare::prepare(&self.paths, request)
     }
 
-    fn stage(&self, request: &StageRequest, layout: SchemaRef) -> Result<Staging, WriterError> {
+    fn stage(
+        &self,
+        request: &StageRequest,
+        source: &Schema,
+        layout: SchemaRef,
+    ) -> Result<Staging, WriterError> {
+        let directories = Directories::parse(&self.partition_regex, source, request.processed_at)?;
         let stage = stage::DirectoryStage::create(&self.paths, &request.load_id, request.chunk_id)?;
-        Ok((Box::new(stage), layout))
+        Ok(Staging {
+            stage: Box::new(stage),
+            schema: layout,
+            split: directories.map(|directories| Box::new(directories) as Box<dyn Split>),
+        })
     }
 
     fn commit(&self, request: &CommitRequest) -> Result<Committed, WriterError> {

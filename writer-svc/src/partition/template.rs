@@ -2,9 +2,10 @@
 
 use arrow::datatypes::{DataType, Schema, TimeUnit};
 
-use super::{path, write_part};
+use super::directories::write_part;
+use super::path;
+use super::syntax::{self, Token, find_column, tokens};
 use crate::error::WriterError;
-use crate::naming::{OLAKE_TIMESTAMP, destination_name};
 use crate::render::datetime::{DAY, Style, write_timestamp};
 
 /// What is left of a date or timestamp.
@@ -85,7 +86,7 @@ impl Template {
                 )),
             }
         })
-        .map_err(|problem| WriterError::InvalidPartition { regex: regex.to_owned(), problem })
+        .map_err(|problem| invalid(regex, problem))
     }
 
     /// All pieces, in the path's order.
@@ -96,9 +97,12 @@ impl Template {
 
 /// The same checks without the columns' types.
 pub fn check(regex: &str, columns: &[&str]) -> Result<(), WriterError> {
-    resolve(regex, columns, 0, |_, _| Ok(()))
-        .map(|_| ())
-        .map_err(|problem| WriterError::InvalidPartition { regex: regex.to_owned(), problem })
+    resolve(regex, columns, 0, |_, _| Ok(())).map(|_| ()).map_err(|problem| invalid(regex, problem))
+}
+
+fn invalid(regex: &str, problem: String) -> WriterError {
+    let example = "/year={created_at,none,YYYY}/country={country,none,}";
+    WriterError::InvalidPartition { regex: regex.to_owned(), problem, example }
 }
 
 fn resolve(
@@ -114,7 +118,7 @@ fn resolve(
             Token::Text(text) => push_text(&text, &mut components).map_err(at)?,
             Token::Braces(inside) => {
                 let parts = Parts::parse(&inside).map_err(at)?;
-                let piece = if parts.is_now() {
+                let piece = if syntax::is_now(&parts.column) {
                     let begins = components.last().is_none_or(Vec::is_empty);
                     Piece::Literal(now(processed_at, parts.granularity, begins))
                 } else {
@@ -135,42 +139,6 @@ fn resolve(
     Ok((!components.is_empty()).then_some(Template { components }))
 }
 
-enum Token {
-    Text(String),
-    Braces(String),
-}
-
-/// Cuts at braces; a position counts characters from 1.
-fn tokens(regex: &str) -> Result<Vec<(usize, Token)>, String> {
-    let mut tokens = Vec::new();
-    let (mut text, mut start, mut open) = (String::new(), 1, None);
-    for (index, c) in regex.chars().enumerate() {
-        let position = index + 1;
-        match (c, open) {
-            ('{', Some(at)) => {
-                return Err(format!(
-                    "at character {position}: '{{' inside the braces opened at character {at}"
-                ));
-            }
-            ('{', None) => {
-                tokens.push((start, Token::Text(std::mem::take(&mut text))));
-                open = Some(position);
-            }
-            ('}', Some(at)) => {
-                tokens.push((at, Token::Braces(std::mem::take(&mut text))));
-                (open, start) = (None, position + 1);
-            }
-            ('}', None) => return Err(format!("at character {position}: '}}' without a '{{'")),
-            _ => text.push(c),
-        }
-    }
-    if let Some(at) = open {
-        return Err(format!("at character {at}: '{{' without a '}}'"));
-    }
-    tokens.push((start, Token::Text(text)));
-    Ok(tokens)
-}
-
 /// What stands between braces.
 struct Parts {
     column: String,
@@ -180,8 +148,7 @@ struct Parts {
 
 impl Parts {
     fn parse(inside: &str) -> Result<Self, String> {
-        let unquoted = |part: &str| part.trim().trim_matches(['\'', '"']).trim().to_owned();
-        let parts: Vec<_> = inside.split(',').map(unquoted).collect();
+        let parts = syntax::parts(inside);
         let [column, default, granularity] = parts.as_slice() else {
             return Err(format!(
                 "{{{inside}}} has {} parts; write {{column, default, granularity}}, where \
@@ -196,43 +163,11 @@ impl Parts {
         Ok(Parts { column: column.clone(), default: default.clone(), granularity })
     }
 
-    fn is_now(&self) -> bool {
-        self.column == "now()" || self.column == OLAKE_TIMESTAMP
-    }
-
     fn default_or_name(&self) -> String {
         match self.default.as_str() {
             "" => format!("default_{}", self.column),
             default => default.to_owned(),
         }
-    }
-}
-
-/// The source's spelling, else the destination's where it names one column.
-fn find_column(name: &str, columns: &[&str]) -> Result<usize, String> {
-    if let Some(index) = columns.iter().position(|column| *column == name) {
-        return Ok(index);
-    }
-    let alike: Vec<_> =
-        (0..columns.len()).filter(|&index| destination_name(columns[index]) == name).collect();
-    match alike.as_slice() {
-        [index] => Ok(*index),
-        [] => Err(format!("there is no column {name:?}; there are {}", list(columns))),
-        several => {
-            let names: Vec<_> = several.iter().map(|&index| columns[index]).collect();
-            Err(format!("{name:?} could be each of {}", list(&names)))
-        }
-    }
-}
-
-/// Names for a message, not too many.
-fn list(columns: &[&str]) -> String {
-    const SHOWN: usize = 20;
-    let shown: Vec<_> = columns.iter().take(SHOWN).map(|column| format!("{column:?}")).collect();
-    match columns.len().saturating_sub(SHOWN) {
-        0 if shown.is_empty() => "none".to_owned(),
-        0 => format!("{} and now()", shown.join(", ")),
-        more => format!("{}, {more} more and now()", shown.join(", ")),
     }
 }
 

@@ -6,11 +6,16 @@
 //!
 //! - [`pointer`]: what catalogs have in common that only hold the location of
 //!   a metadata file
-//! - [`sql`]: the tables of a JDBC catalog; [`sqlite`]: in SQLite
+//! - [`sql`]: the tables of a JDBC catalog
+//! - [`sqlite`], [`postgres`]: the databases they may lie in; [`jdbc_url`] and
+//!   [`tls`]: the way to the latter
 
+pub mod jdbc_url;
 pub mod pointer;
+pub mod postgres;
 pub mod sql;
 pub mod sqlite;
+pub mod tls;
 
 use std::fmt;
 use std::sync::Arc;

@@ -12,8 +12,9 @@ use std::sync::Arc;
 
 use proto::v1::JdbcCatalog;
 
+use super::postgres::Postgres;
 use super::sqlite::Sqlite;
-use super::{Catalog, Loaded, Next, Swap, TableName, pointer};
+use super::{Catalog, Loaded, Next, Swap, TableName, jdbc_url, pointer};
 use crate::error::WriterError;
 use crate::iceberg::storage::Storage;
 
@@ -47,6 +48,8 @@ pub struct Failure {
     pub undone: bool,
     /// Whether trying again may succeed.
     pub transient: bool,
+    /// What to do about it; empty when that is not known.
+    pub remedy: &'static str,
 }
 
 /// A connection to a database of a catalog. Parameters are `$1`, `$2`, … in the
@@ -96,6 +99,13 @@ impl Session {
     fn one_table(&self) -> String {
         format!("{ONE_TABLE}{}", if self.typed { IS_TABLE } else { "" })
     }
+
+    /// `None`: the database has no catalog yet.
+    fn on(mut connection: Box<dyn Connection>) -> Result<Option<Self>, Failure> {
+        let columns = connection.columns("iceberg_tables")?;
+        let typed = columns.iter().any(|column| column == "iceberg_type");
+        Ok((!columns.is_empty()).then_some(Session { connection, typed }))
+    }
 }
 
 impl SqlCatalog {
@@ -103,10 +113,12 @@ impl SqlCatalog {
     pub fn new(jdbc: &JdbcCatalog, storage: Arc<dyn Storage>) -> Result<Self, WriterError> {
         let database: Box<dyn Database> = match jdbc.url.strip_prefix("jdbc:sqlite:") {
             Some(path) => Box::new(Sqlite::new(path)?),
+            None if jdbc.url.starts_with(jdbc_url::SCHEME) => Box::new(Postgres::new(jdbc)?),
             None => {
                 return Err(WriterError::invalid_table(
-                    "the catalog's jdbc_url does not begin with jdbc:sqlite:",
-                    "set jdbc_url to jdbc:sqlite:/path/of/catalog.db",
+                    "the catalog's jdbc_url begins with neither jdbc:sqlite: nor jdbc:postgresql:",
+                    "set jdbc_url to jdbc:sqlite:/path/of/catalog.db or to \
+                     jdbc:postgresql://host:port/database",
                 ));
             }
         };
@@ -118,39 +130,35 @@ impl SqlCatalog {
         move |failure| WriterError::Catalog {
             doing,
             transient: failure.transient,
+            remedy: failure.remedy,
             source: failure.source,
         }
     }
 
     /// `None`: there is no catalog yet.
     fn session(&self) -> Result<Option<Session>, WriterError> {
-        let failed = || self.failed("looking for the tables");
-        let connection = self.database.connect(false).map_err(failed())?;
-        let Some(mut connection) = connection else { return Ok(None) };
-        let columns = connection.columns("iceberg_tables").map_err(failed())?;
-        if columns.is_empty() {
-            return Ok(None);
-        }
-        let typed = columns.iter().any(|column| column == "iceberg_type");
-        Ok(Some(Session { connection, typed }))
+        let connect = || match self.database.connect(false)? {
+            Some(connection) => Session::on(connection),
+            None => Ok(None),
+        };
+        connect().map_err(self.failed("looking for the tables"))
     }
 
     /// Creates what is missing, up to the namespace.
     fn session_for(&self, namespace: &str) -> Result<Session, WriterError> {
-        let created = self.failed("creating the tables");
         let connect = || {
             let mut connection = self.database.connect(true)?.ok_or_else(|| Failure {
                 source: "the database was not created".into(),
                 undone: true,
                 transient: false,
+                remedy: "",
             })?;
-            connection.execute(CREATE_TABLES, &[])?;
-            connection.execute(CREATE_PROPERTIES, &[])?;
+            create(connection.as_mut(), "iceberg_tables", CREATE_TABLES)?;
+            create(connection.as_mut(), "iceberg_namespace_properties", CREATE_PROPERTIES)?;
             connection.execute(CREATE_NAMESPACE, &[&self.name, namespace])?;
-            Ok(())
+            Session::on(connection)
         };
-        connect().map_err(created)?;
-        self.session()?.ok_or_else(|| {
+        connect().map_err(self.failed("creating the tables"))?.ok_or_else(|| {
             WriterError::Internal("a catalog's tables were created and are not there".into())
         })
     }
@@ -176,6 +184,18 @@ impl SqlCatalog {
             }
             Err(failure) => Ok(Swap::Unknown(self.failed("committing")(failure))),
         }
+    }
+}
+
+/// Creates a table that is not there. One that is takes no right to create.
+fn create(connection: &mut dyn Connection, table: &str, sql: &str) -> Result<(), Failure> {
+    if !connection.columns(table)?.is_empty() {
+        return Ok(());
+    }
+    match connection.execute(sql, &[]) {
+        // Of two that create it at once, PostgreSQL refuses one all the same.
+        Err(failure) if connection.columns(table)?.is_empty() => Err(failure),
+        _ => Ok(()),
     }
 }
 

@@ -53,6 +53,7 @@ impl Database for Sqlite {
                     source: source.into(),
                     undone: true,
                     transient: false,
+                    remedy: "",
                 })?;
             }
         } else if !self.path.exists() {
@@ -71,6 +72,7 @@ impl Database for Sqlite {
             source: source.into(),
             undone: true,
             transient: false,
+            remedy: "",
         };
         let missing: Vec<_> =
             self.path.ancestors().skip(1).take_while(|dir| !dir.exists()).collect();
@@ -94,7 +96,7 @@ impl From<rusqlite::Error> for Failure {
         let transient = matches!(code, Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked));
         // What is left open: an error of the disk while the transaction ends.
         let unclear = matches!(code, Some(ErrorCode::SystemIoFailure | ErrorCode::DiskFull));
-        Failure { source: error.into(), undone: !unclear, transient }
+        Failure { source: error.into(), undone: !unclear, transient, remedy: "" }
     }
 }
 
