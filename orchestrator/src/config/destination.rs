@@ -5,11 +5,11 @@ use std::path::Path;
 
 use proto::v1::iceberg::Catalog;
 use proto::v1::load_stream::OnUnrepresentable;
-use proto::v1::{Destination, Iceberg, JdbcCatalog, Parquet, S3, destination};
+use proto::v1::{Destination, Iceberg, JdbcCatalog, Parquet, destination};
 use serde_json::Value;
 
 use super::validate::{self, ICEBERG, PARQUET, Schema};
-use super::{ConfigError, ConfigFault, read};
+use super::{ConfigError, ConfigFault, read, s3};
 
 /// A validated destination.json.
 #[derive(Clone, Debug)]
@@ -156,7 +156,9 @@ fn build(
             let parquet = Parquet { local_path, max_file_size_mb, ..Default::default() };
             Ok(destination::Kind::Parquet(parquet))
         }
-        (Kind::S3Parquet, _) => Ok(parquet_on_s3(writer, max_file_size_mb)),
+        (Kind::S3Parquet, _) => {
+            Ok(destination::Kind::Parquet(s3::parquet(writer, max_file_size_mb)))
+        }
         _ => iceberg(writer, max_file_size_mb)?,
     };
     let (written, unsupported) = match written {
@@ -184,30 +186,6 @@ fn build(
     })
 }
 
-/// Parquet files in a bucket.
-fn parquet_on_s3(writer: &Value, max_file_size_mb: u32) -> destination::Kind {
-    let of = |key: &str| text(writer, key).unwrap_or_default().to_owned();
-    // Here TLS has no key of its own.
-    let endpoint = of("s3_endpoint");
-    let endpoint = match endpoint.is_empty() || endpoint.contains("://") {
-        true => endpoint,
-        false => format!("https://{endpoint}"),
-    };
-    destination::Kind::Parquet(Parquet {
-        max_file_size_mb,
-        bucket: of("s3_bucket"),
-        path: of("s3_path").trim_matches('/').to_owned(),
-        s3: Some(S3 {
-            region: of("s3_region"),
-            endpoint,
-            access_key: of("s3_access_key"),
-            secret_key: of("s3_secret_key"),
-            ..Default::default()
-        }),
-        ..Default::default()
-    })
-}
-
 /// The Iceberg destination, or what of it this version cannot write.
 fn iceberg(
     writer: &Value,
@@ -230,7 +208,7 @@ fn iceberg(
             if path.is_empty() || path.starts_with('/') {
                 return Err(fault("a warehouse in a bucket must be s3://bucket/prefix"));
             }
-            (format!("s3://{path}"), Some(s3(writer)))
+            (format!("s3://{path}"), Some(s3::iceberg(writer)))
         }
         Some((scheme, _)) if scheme != "file" => {
             return Ok(Err(format!("Iceberg tables at {scheme}:")));
@@ -250,27 +228,6 @@ fn iceberg(
         no_identifier_fields: writer["no_identifier_fields"].as_bool().unwrap_or(false),
         s3,
     })))
-}
-
-/// How the store of `s3://` is reached; the writer says what of it cannot be.
-fn s3(writer: &Value) -> S3 {
-    let of = |key: &str| text(writer, key).unwrap_or_default().to_owned();
-    let endpoint = of("s3_endpoint");
-    // A scheme that is written counts; without one, s3_use_ssl decides.
-    let endpoint = match writer["s3_use_ssl"].as_bool() {
-        _ if endpoint.is_empty() || endpoint.contains("://") => endpoint,
-        Some(false) => format!("http://{endpoint}"),
-        _ => format!("https://{endpoint}"),
-    };
-    S3 {
-        region: of("aws_region"),
-        endpoint,
-        access_key: of("aws_access_key"),
-        secret_key: of("aws_secret_key"),
-        session_token: of("aws_session_token"),
-        path_style: writer["s3_path_style"].as_bool(),
-        profile: of("aws_profile"),
-    }
 }
 
 fn jdbc(writer: &Value) -> Result<JdbcCatalog, ConfigFault> {
@@ -315,7 +272,7 @@ pub fn on_unrepresentable(word: Option<&str>) -> OnUnrepresentable {
 }
 
 /// A key's text, unless it is empty.
-fn text<'a>(writer: &'a Value, key: &str) -> Option<&'a str> {
+pub(super) fn text<'a>(writer: &'a Value, key: &str) -> Option<&'a str> {
     writer[key].as_str().filter(|text| !text.is_empty())
 }
 
@@ -329,6 +286,8 @@ fn is_loopback(host: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proto::v1::S3;
+
     use super::*;
 
     fn load_text(text: &str) -> Result<DestinationFile, ConfigError> {

@@ -8,6 +8,7 @@
 pub mod decrypt;
 pub mod destination;
 pub mod read;
+mod s3;
 pub mod source;
 pub mod validate;
 

@@ -108,7 +108,7 @@ impl Bucket {
         let invalid = |problem: String| {
             WriterError::invalid_table(
                 problem,
-                format!("correct {} in destination.json: a bucket and plain names", names.path),
+                format!("correct {} in destination.json: {}", names.whole(), Names::FORM),
             )
         };
         let (bucket, key) = split(location)

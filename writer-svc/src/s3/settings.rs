@@ -42,6 +42,17 @@ pub struct Names {
 }
 
 impl Names {
+    /// What the place of a bucket must be.
+    pub const FORM: &str = "the name of a bucket, and below it plain names";
+
+    /// All settings of the place, for messages.
+    pub fn whole(&self) -> String {
+        match self.bucket == self.path {
+            true => self.bucket.to_owned(),
+            false => format!("{} and {}", self.bucket, self.path),
+        }
+    }
+
     /// Of Iceberg tables.
     pub const ICEBERG: Names = Names {
         bucket: "iceberg_s3_path",
