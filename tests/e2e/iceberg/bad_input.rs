@@ -18,17 +18,23 @@ fn refused(project: &Project, parts: &[&str]) -> Result<()> {
     Ok(())
 }
 
-pub fn a_column_of_another_type_is_refused_and_the_table_unchanged(pair: Pair) -> Result<()> {
+pub fn a_partition_column_of_another_type_is_refused_and_the_table_unchanged(
+    pair: Pair,
+) -> Result<()> {
     let lake = Lake::new(pair, "retyped", ONE)?;
     let project = &lake.project;
-    project.select(&["public.t"], plain())?;
+    let by_v = json!({"partition_regex": "/{v, identity}"});
+    project.select(&["public.t"], by_v.clone())?;
     project.sync()?;
     let table = lake.table("t");
     let before = table.describe()?;
     project.database().psql("ALTER TABLE t ALTER COLUMN v TYPE text")?;
     project.discover()?;
-    project.select(&["public.t"], plain())?;
-    refused(project, &["public.t", "\"v\" is int there, and string in the stream"])?;
+    project.select(&["public.t"], by_v)?;
+    refused(
+        project,
+        &["public.t", "is or was partitioned, is int there, and string in the stream"],
+    )?;
     assert_eq!(table.describe()?.metadata_location, before.metadata_location);
     // The way out that the message names.
     project.run(&clear_destination())?.succeeded()?;

@@ -106,3 +106,44 @@ pub fn columns_are_added_by_name_and_dropped_ones_become_null(pair: Pair) -> Res
     }
     Ok(())
 }
+
+pub fn columns_widen_in_place_and_other_types_are_columns_of_their_own(pair: Pair) -> Result<()> {
+    let lake = Lake::new(
+        pair,
+        "widened",
+        "CREATE TABLE t (id int PRIMARY KEY, f real, d numeric(9,2), l int[], v int, w bigint);
+         INSERT INTO t VALUES (1, 1.5, 7.25, '{1,NULL}', 10, -1)",
+    )?;
+    lake.project.select(&["public.t"], plain())?;
+    lake.project.sync()?;
+    let table = lake.table("t");
+    let before = table.describe()?;
+    lake.project.database().psql(
+        "ALTER TABLE t ALTER id TYPE bigint, ALTER f TYPE float8, ALTER d TYPE numeric(20,2),
+           ALTER l TYPE bigint[], ALTER v TYPE text, ALTER w TYPE int;
+         INSERT INTO t VALUES (9223372036854775807, 1e300, 123456789012345678.25,
+           '{9223372036854775807}', 'x', 5)",
+    )?;
+    lake.project.discover()?;
+    lake.project.select(&["public.t"], plain())?;
+    lake.project.sync()?;
+    lake.equals_source(&["public.t"])?;
+    let after = table.describe()?;
+    let id = |described: &Description, name: &str| {
+        described.schema.iter().find(|field| field.name == name).map(|field| field.id)
+    };
+    for (column, same) in
+        [("id", true), ("f", true), ("d", true), ("l", true), ("v", false), ("w", false)]
+    {
+        assert_eq!(id(&before, column) == id(&after, column), same, "{column}");
+    }
+    assert_eq!(after.identifier_fields, ["id"]);
+    assert_eq!(after.snapshots.len(), 2, "one commit each");
+    // Without its key the table has no identifiers, and its old key may be null.
+    lake.project.database().psql("ALTER TABLE t DROP COLUMN id")?;
+    lake.project.discover()?;
+    lake.project.select(&["public.t"], plain())?;
+    lake.project.sync()?;
+    assert_eq!(table.describe()?.identifier_fields, [""; 0]);
+    lake.equals_source(&["public.t"])
+}

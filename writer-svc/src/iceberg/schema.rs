@@ -4,8 +4,11 @@
 //! order, then the elements of lists. A table that is there keeps its fields;
 //! a column is the field of its name, a column without a field gets the next
 //! id after the table's last, and a field without a column stays and is null
-//! from then on. Every chunk of a load derives the same from the same table,
-//! and the commit demands that the table still agrees ([`reconcile`]).
+//! from then on. A field becomes as wide as its column where Iceberg widens
+//! types; a column of any other type takes the place of the field of its name,
+//! as a field with an id of its own: all rows come anew. Every chunk of a load
+//! derives the same from the same table, and the commit demands that the table
+//! still agrees ([`reconcile`]).
 //!
 //! Invariant: a data file's field ids mean in the table what they meant when
 //! it was written.
@@ -63,45 +66,78 @@ pub fn plan(
     Ok(Plan { table: schema, arrow: Arc::new(ArrowSchema::new(fields)) })
 }
 
-/// The table's schema with what a load has added, if both still go together:
+/// The table's schema with what a load has changed, if both still go together:
 /// every field of `staged` means in the table what it meant when the load was
-/// staged, or is new.
+/// staged, is wider, or is new.
 pub fn reconcile(metadata: &TableMetadata, staged: &Schema) -> Result<Schema, String> {
     let current = metadata.current_schema();
-    let mut fields: Vec<NestedFieldRef> = current.as_struct().fields().to_vec();
-    for field in staged.as_struct().fields() {
-        match current.field_by_id(field.id) {
-            Some(known) if known.name != field.name => {
-                return Err(format!("field {} is now named {:?}", field.id, known.name));
+    let mut fields: Vec<NestedFieldRef> = Vec::new();
+    for field in current.as_struct().fields() {
+        match staged.field_by_id(field.id) {
+            Some(ours) if ours.name != field.name => {
+                return Err(format!("field {} is now named {:?}", field.id, field.name));
             }
-            Some(known) if known.field_type != field.field_type => {
-                let kind = type_name(&known.field_type);
+            Some(ours)
+                if ours.field_type != field.field_type
+                    && !widens(&field.field_type, &ours.field_type) =>
+            {
+                let kind = type_name(&field.field_type);
                 return Err(format!("column {:?} has become {kind}", field.name));
             }
-            Some(known) if known.required && !field.required => {
-                return Err(format!("column {:?} has become required", field.name));
-            }
-            Some(_) => {}
-            None if field.id <= metadata.last_column_id() => {
-                return Err(format!("column {:?} has been dropped", field.name));
-            }
-            None if current.field_by_name(&field.name).is_some() => {
-                return Err(format!("column {:?} has been added by another writer", field.name));
+            Some(ours) => fields.push(Arc::clone(ours)),
+            // Its place is taken by a field of another type.
+            None if staged.field_by_name(&field.name).is_some() => {}
+            None if field.required => {
+                return Err(format!("the required column {:?} has been added", field.name));
             }
             None => fields.push(Arc::clone(field)),
         }
     }
-    for field in current.as_struct().fields() {
-        if field.required && staged.field_by_id(field.id).is_none() {
-            return Err(format!("the required column {:?} has been added", field.name));
+    for field in staged.as_struct().fields() {
+        match current.field_by_id(field.id) {
+            Some(_) => {}
+            None if field.id <= metadata.last_column_id() => {
+                return Err(format!("column {:?} has been dropped", field.name));
+            }
+            None => fields.push(Arc::clone(field)),
         }
     }
-    Schema::builder()
-        .with_schema_id(current.schema_id())
-        .with_fields(fields)
-        .with_identifier_field_ids(current.identifier_field_ids())
-        .build()
+    with_fields(current.schema_id(), fields, staged.identifier_field_ids())
         .map_err(|error| error.to_string())
+}
+
+/// A schema of these fields; identifiers are those of `identifiers` that may be.
+fn with_fields(
+    schema_id: i32,
+    fields: Vec<NestedFieldRef>,
+    identifiers: impl Iterator<Item = i32>,
+) -> iceberg::Result<Schema> {
+    let required = |id: &i32| fields.iter().any(|field| field.id == *id && field.required);
+    let identifiers: Vec<i32> = identifiers.filter(required).collect();
+    Schema::builder()
+        .with_schema_id(schema_id)
+        .with_fields(fields)
+        .with_identifier_field_ids(identifiers)
+        .build()
+}
+
+/// Whether Iceberg lets a field of one type become one of the other, and reads
+/// files of the first as the second.
+fn widens(from: &Type, to: &Type) -> bool {
+    use PrimitiveType::{Decimal, Double, Float, Int, Long};
+    match (from, to) {
+        (Type::Primitive(Int), Type::Primitive(Long)) => true,
+        (Type::Primitive(Float), Type::Primitive(Double)) => true,
+        (
+            Type::Primitive(Decimal { precision, scale }),
+            Type::Primitive(Decimal { precision: wider, scale: same }),
+        ) => scale == same && wider > precision,
+        (Type::List(from), Type::List(to)) => {
+            from.element_field.id == to.element_field.id
+                && widens(&from.element_field.field_type, &to.element_field.field_type)
+        }
+        _ => false,
+    }
 }
 
 /// A column of the layout as a field without an id.
@@ -228,64 +264,79 @@ fn new_schema(
         .map_err(WriterError::iceberg(format!("making the schema of {table}")))
 }
 
-/// The table's schema with the columns that it lacks.
+/// The table's schema with the columns that it lacks, and with the types that
+/// they have now.
 fn extended(
     table: &str,
     metadata: &TableMetadata,
     columns: &[Column],
 ) -> Result<Schema, WriterError> {
     let current = metadata.current_schema();
-    let refuse = |problem: String| {
-        WriterError::invalid_table(
-            format!("the Iceberg table {table} cannot take the stream's columns: {problem}"),
-            "drop the table (clear-destination) and sync again, or give the stream another \
-             destination_table",
-        )
-    };
-    let by_name: HashMap<&str, &NestedFieldRef> =
-        current.as_struct().fields().iter().map(|field| (field.name.as_str(), field)).collect();
-    let mut fields = current.as_struct().fields().to_vec();
+    let by_name: HashMap<&str, &Column> =
+        columns.iter().map(|column| (column.name, column)).collect();
+    let mut fields = Vec::new();
+    let mut identifiers: Vec<i32> = current.identifier_field_ids().collect();
     let mut next = metadata.last_column_id() + 1;
-    for column in columns {
-        match by_name.get(column.name) {
-            Some(field) if !column.is_same_type(&field.field_type) => {
-                return Err(refuse(format!(
-                    "column {:?} is {} there, and {} in the stream",
-                    column.name,
-                    type_name(&field.field_type),
-                    type_name(&column.field(0, 0).field_type)
-                )));
-            }
-            Some(field) if field.required && !column.required => {
-                return Err(refuse(format!(
-                    "column {:?} is required there, and may be null in the stream",
-                    column.name
-                )));
-            }
-            Some(_) => {}
-            None => {
-                // Rows that are there have no value for it.
-                let mut field = column.field(next, next + 1).as_ref().clone();
-                field.required = false;
-                fields.push(Arc::new(field));
-                next += column.ids();
-            }
-        }
-    }
     for field in current.as_struct().fields() {
-        if field.required && !columns.iter().any(|column| column.name == field.name) {
-            return Err(refuse(format!(
-                "column {:?} is required there, and absent from the stream",
-                field.name
-            )));
+        let Some(column) = by_name.get(field.name.as_str()) else {
+            // Null from now on.
+            fields.push(Arc::new(NestedField { required: false, ..field.as_ref().clone() }));
+            continue;
+        };
+        // A column that was optional stays so: rows that are there may lack it.
+        let required = field.required && column.required;
+        let element = match field.field_type.as_ref() {
+            Type::List(list) => list.element_field.id,
+            _ => 0,
+        };
+        let same = column.field(field.id, element).field_type.clone();
+        if column.is_same_type(&field.field_type) {
+            fields.push(Arc::new(NestedField { required, ..field.as_ref().clone() }));
+        } else if widens(&field.field_type, &same) {
+            let field_type = same;
+            fields.push(Arc::new(NestedField { required, field_type, ..field.as_ref().clone() }));
+        } else {
+            check_replaceable(table, metadata, field, column)?;
+            if let Some(identifier) = identifiers.iter_mut().find(|id| **id == field.id) {
+                *identifier = next;
+            }
+            let new = column.field(next, next + 1).as_ref().clone();
+            fields.push(Arc::new(NestedField { required, ..new }));
+            next += column.ids();
         }
     }
-    Schema::builder()
-        .with_schema_id(current.schema_id())
-        .with_fields(fields)
-        .with_identifier_field_ids(current.identifier_field_ids())
-        .build()
-        .map_err(WriterError::iceberg(format!("extending the schema of {table}")))
+    for column in columns.iter().filter(|column| current.field_by_name(column.name).is_none()) {
+        // Rows that are there have no value for it.
+        let new = column.field(next, next + 1).as_ref().clone();
+        fields.push(Arc::new(NestedField { required: false, ..new }));
+        next += column.ids();
+    }
+    with_fields(current.schema_id(), fields, identifiers.into_iter())
+        .map_err(WriterError::iceberg(format!("changing the schema of {table}")))
+}
+
+/// The field that a partition spec is made of cannot go.
+fn check_replaceable(
+    table: &str,
+    metadata: &TableMetadata,
+    field: &NestedField,
+    column: &Column,
+) -> Result<(), WriterError> {
+    let mut parts = metadata.partition_specs_iter().flat_map(|spec| spec.fields());
+    if parts.all(|part| part.source_id != field.id) {
+        return Ok(());
+    }
+    Err(WriterError::invalid_table(
+        format!(
+            "the Iceberg table {table} cannot take the stream's columns: column {:?}, by which it \
+             is or was partitioned, is {} there, and {} in the stream",
+            column.name,
+            type_name(&field.field_type),
+            type_name(&column.field(0, 0).field_type)
+        ),
+        "drop the table (clear-destination) and sync again, or give the stream another \
+         destination_table",
+    ))
 }
 
 /// A column as files have it: with its field id; required where it is
@@ -416,14 +467,55 @@ mod tests {
     }
 
     #[test]
+    fn a_type_widens_in_place_and_any_other_is_a_field_of_its_own() {
+        let first = ArrowSchema::new(vec![
+            field("id", DataType::Int32),
+            field("f", DataType::Float32),
+            field("d", DataType::Decimal128(9, 2)),
+            field("l", list(DataType::Int32)),
+            field("t", DataType::Int64),
+        ]);
+        let base = table(&plan("d.t", None, &first, &keys(&["id", "t"])).unwrap().table);
+        assert_eq!(base.last_column_id(), 6);
+        let second = ArrowSchema::new(vec![
+            field("id", DataType::Int64),
+            field("f", DataType::Float64),
+            field("d", DataType::Decimal128(12, 2)),
+            field("l", list(DataType::Int64)),
+            field("t", DataType::Utf8),
+        ]);
+        let wide = plan("d.t", Some(&base), &second, &keys(&["id", "t"])).unwrap();
+        let ids: Vec<_> = wide.arrow.fields().iter().map(|field| id_of(field)).collect();
+        assert_eq!(ids, [1, 2, 3, 4, 7]);
+        let types: Vec<_> =
+            wide.table.as_struct().fields().iter().map(|f| type_name(&f.field_type)).collect();
+        assert_eq!(types, ["long", "double", "decimal(12,2)", "list<long>", "string"]);
+        let mut identifiers: Vec<_> = wide.table.identifier_field_ids().collect();
+        identifiers.sort_unstable();
+        assert_eq!(identifiers, [1, 7]);
+        let merged = reconcile(&base, &wide.table).unwrap();
+        assert_eq!(merged.as_struct(), wide.table.as_struct());
+
+        // Narrower, or of another scale, is another type.
+        let wide = table(&wide.table);
+        let third = ArrowSchema::new(vec![
+            field("id", DataType::Int32),
+            field("d", DataType::Decimal128(12, 3)),
+        ]);
+        let narrow = plan("d.t", Some(&wide), &third, &[]).unwrap();
+        let ids: Vec<_> = narrow.arrow.fields().iter().map(|field| id_of(field)).collect();
+        assert!(ids.iter().all(|id| *id > wide.last_column_id()), "{ids:?}");
+        // What the stream has no longer may be null.
+        let t = narrow.table.field_by_name("t").unwrap();
+        assert!(!t.required && narrow.table.identifier_field_ids().count() == 0);
+    }
+
+    #[test]
     fn a_table_that_has_become_another_is_noticed() {
         let schema = |columns: Vec<Field>, base: Option<&TableMetadata>| {
             plan("d.t", base, &ArrowSchema::new(columns), &[]).map(|plan| plan.table)
         };
         let base = table(&schema(vec![field("a", DataType::Int32)], None).unwrap());
-        let wide = schema(vec![field("a", DataType::Int64)], Some(&base)).unwrap_err().to_string();
-        assert!(wide.contains("\"a\" is int there, and long"), "{wide}");
-
         let staged =
             schema(vec![field("a", DataType::Int32), field("b", DataType::Utf8)], Some(&base));
         let staged = staged.unwrap();
