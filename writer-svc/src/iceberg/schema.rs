@@ -489,7 +489,7 @@ mod tests {
         assert_eq!(ids, [1, 2, 3, 4, 7]);
         let types: Vec<_> =
             wide.table.as_struct().fields().iter().map(|f| type_name(&f.field_type)).collect();
-        assert_eq!(types, ["long", "double", "decimal(12,2)", "list<long>", "string"]);
+        assert_eq!(types, ["long", "double", "decimal(12, 2)", "list<long>", "string"]);
         let mut identifiers: Vec<_> = wide.table.identifier_field_ids().collect();
         identifiers.sort_unstable();
         assert_eq!(identifiers, [1, 7]);
