@@ -14,6 +14,7 @@ mod proof;
 mod pruning;
 mod refusals;
 mod replace;
+mod samples;
 mod shop;
 mod types;
 mod uploads;

@@ -1,0 +1,79 @@
+//! The documented destination files as they stand, but for addresses and keys.
+
+use anyhow::Result;
+use serde_json::{Value, json};
+use tests::bucket::Place;
+use tests::compare::Cell;
+use tests::iceberg::engine::Engine;
+use tests::iceberg::pair::{Catalog, Pair, Store};
+use tests::run::Project;
+
+use super::Lake;
+use crate::plain;
+
+#[test]
+fn the_sample_of_a_jdbc_catalog_with_minio_works() -> Result<()> {
+    let pair = Pair::new(Catalog::Postgres, Store::S3);
+    let lake = Lake::new(
+        pair,
+        "minio",
+        "CREATE TABLE table_1 (id int PRIMARY KEY, name text);
+         INSERT INTO table_1 VALUES (1, 'a'), (2, NULL)",
+    )?;
+    let project = &lake.project;
+    let _warehouse = Place::bucket("warehouse")?;
+    let ours = lake.warehouse.destination();
+    let mut sample: Value = serde_json::from_str(
+        r#"{
+          "type": "ICEBERG",
+          "writer": {
+            "catalog_type": "jdbc",
+            "jdbc_url": "jdbc:postgresql://localhost:5432/iceberg",
+            "jdbc_username": "iceberg",
+            "jdbc_password": "password",
+            "normalization": false,
+            "iceberg_s3_path": "s3a://warehouse",
+            "s3_endpoint": "http://localhost:9000",
+            "s3_use_ssl": false,
+            "s3_path_style": true,
+            "aws_access_key": "admin",
+            "aws_secret_key": "password",
+            "iceberg_db": "olake_iceberg"
+          }
+        }"#,
+    )?;
+    let keys = ["jdbc_url", "jdbc_username", "jdbc_password"];
+    for key in keys.into_iter().chain(["s3_endpoint", "aws_access_key", "aws_secret_key"]) {
+        sample["writer"][key] = ours["writer"][key].clone();
+    }
+    project.write("destination.json", &sample)?;
+    project.run(&["check", "--destination", "destination.json"])?.succeeded()?;
+    project.select(&["public.table_1"], plain())?;
+    project.sync()?;
+
+    let table = lake.warehouse.table("olake_iceberg.table_1");
+    let described = table.describe()?;
+    assert!(
+        described.files.iter().all(|file| file.path.starts_with("s3://warehouse/olake_iceberg/")),
+        "{:?}",
+        described.files
+    );
+    for engine in Engine::ALL {
+        let rows = table.read(engine)?.rows;
+        let data = rows.column("data")?;
+        let mut data: Vec<&str> = data.iter().filter_map(Cell::as_str).collect();
+        data.sort_unstable();
+        let expected = [r#"{"id":1,"name":"a"}"#, r#"{"id":2,"name":null}"#];
+        assert_eq!(data, expected, "{engine:?}");
+    }
+    // Its rows as columns, too.
+    project.run(&super::clear_destination())?.succeeded()?;
+    project.edit("destination.json", |file| file["writer"]["normalization"] = json!(true))?;
+    project.run(&Project::SYNC)?.succeeded()?;
+    for engine in Engine::ALL {
+        let mut ids = table.read(engine)?.rows.column("id")?;
+        ids.sort();
+        assert_eq!(ids, [Cell::text("1"), Cell::text("2")], "{engine:?}");
+    }
+    Ok(())
+}
