@@ -1,4 +1,5 @@
-//! The documented destination files as they stand, but for addresses and keys.
+//! The documented destination files as they stand, but for addresses, keys and
+//! the bucket: the store keeps `warehouse` for its own catalog.
 
 use anyhow::Result;
 use serde_json::{Value, json};
@@ -21,7 +22,7 @@ fn the_sample_of_a_jdbc_catalog_with_minio_works() -> Result<()> {
          INSERT INTO table_1 VALUES (1, 'a'), (2, NULL)",
     )?;
     let project = &lake.project;
-    let _warehouse = Place::bucket("warehouse")?;
+    let _bucket = Place::bucket("warehouse-of-minio")?;
     let ours = lake.warehouse.destination();
     let mut sample: Value = serde_json::from_str(
         r#"{
@@ -46,6 +47,7 @@ fn the_sample_of_a_jdbc_catalog_with_minio_works() -> Result<()> {
     for key in keys.into_iter().chain(["s3_endpoint", "aws_access_key", "aws_secret_key"]) {
         sample["writer"][key] = ours["writer"][key].clone();
     }
+    sample["writer"]["iceberg_s3_path"] = "s3a://warehouse-of-minio".into();
     project.write("destination.json", &sample)?;
     project.run(&["check", "--destination", "destination.json"])?.succeeded()?;
     project.select(&["public.table_1"], plain())?;
@@ -54,7 +56,10 @@ fn the_sample_of_a_jdbc_catalog_with_minio_works() -> Result<()> {
     let table = lake.warehouse.table("olake_iceberg.table_1");
     let described = table.describe()?;
     assert!(
-        described.files.iter().all(|file| file.path.starts_with("s3://warehouse/olake_iceberg/")),
+        described
+            .files
+            .iter()
+            .all(|file| file.path.starts_with("s3://warehouse-of-minio/olake_iceberg/")),
         "{:?}",
         described.files
     );
