@@ -15,8 +15,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
+use tests::iceberg::seaweed;
 use tests::postgres::PASSWORD;
 use tests::run::{Outcome, Project, Running};
 use tests::watch;
@@ -25,6 +26,9 @@ use crate::{plain, project};
 
 /// How soon a refusal must come.
 pub const SOON: Duration = Duration::from_secs(30);
+
+/// The arguments of `check` of a destination.
+pub const CHECK: [&str; 3] = ["check", "--destination", "destination.json"];
 
 /// A table with a few rows.
 const ORDERS: &str = "
@@ -45,6 +49,22 @@ fn select_all(project: &Project) -> Result<()> {
     let streams = project.streams()?;
     let streams: Vec<&str> = streams.iter().map(String::as_str).collect();
     project.select(&streams, plain())
+}
+
+/// `check` and sync say all `parts`, soon, and not the secret of the S3 store.
+pub fn refused_by_the_store(project: &Project, parts: &[&str]) -> Result<()> {
+    let said = |outcome: Outcome| -> Result<()> {
+        ensure!(outcome.took < SOON, "it took {:?}", outcome.took);
+        let stdout = outcome.stdout.clone();
+        let told = outcome.failed()?;
+        for part in parts {
+            ensure!(told.contains(part), "{part:?} is not in: {told}");
+        }
+        ensure!(!(stdout + &told).contains(seaweed::SECRET), "a secret is in: {told}");
+        Ok(())
+    };
+    said(project.run(&CHECK)?)?;
+    said(project.run(&Project::SYNC)?)
 }
 
 /// Runs the sync, which must be refused; the error names each of `named`.

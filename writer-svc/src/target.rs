@@ -54,8 +54,11 @@ pub trait Target: Send + Sync {
     fn check_partitioning(&self, columns: &[&str]) -> Result<(), WriterError>;
 
     /// Places of the source columns that stand as columns of their own even
-    /// where a row is one JSON text: those that the table is partitioned by.
-    fn typed_columns(&self, columns: &[&str]) -> Result<Vec<usize>, WriterError>;
+    /// where a row is one JSON text: those whose values the table is
+    /// partitioned by, as directories are not.
+    fn typed_columns(&self, _columns: &[&str]) -> Result<Vec<usize>, WriterError> {
+        Ok(Vec::new())
+    }
 
     /// Says what the table holds, after removing what abandoned loads have
     /// left. Fails where a later commit would.

@@ -1,22 +1,16 @@
 //! What an S3 store refuses is said soon, once and with its remedy, by `check`
 //! as by a sync, and changes nothing.
 
-use std::time::Duration;
-
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 use tests::iceberg::pair::{Catalog, Pair, Store};
 use tests::iceberg::seaweed;
-use tests::run::{Outcome, Project};
+use tests::run::Project;
 use tests::supervised::free_ports;
 
 use super::Lake;
+use crate::bad_input::{CHECK, refused_by_the_store as refused};
 use crate::plain;
-
-/// A user waits no longer for the message.
-const SOON: Duration = Duration::from_secs(30);
-
-const CHECK: [&str; 3] = ["check", "--destination", "destination.json"];
 
 /// A lake in a bucket with a table of one row.
 fn lake(label: &str) -> Result<Lake> {
@@ -26,22 +20,6 @@ fn lake(label: &str) -> Result<Lake> {
     lake.project.select(&["public.t"], plain())?;
     lake.project.sync()?;
     Ok(lake)
-}
-
-/// Both commands say all `parts`, and no secret.
-fn refused(project: &Project, parts: &[&str]) -> Result<()> {
-    let said = |outcome: Outcome| -> Result<()> {
-        ensure!(outcome.took < SOON, "it took {:?}", outcome.took);
-        let stdout = outcome.stdout.clone();
-        let told = outcome.failed()?;
-        for part in parts {
-            ensure!(told.contains(part), "{part:?} is not in: {told}");
-        }
-        ensure!(!(stdout + &told).contains(seaweed::SECRET), "a secret is in: {told}");
-        Ok(())
-    };
-    said(project.run(&CHECK)?)?;
-    said(project.run(&Project::SYNC)?)
 }
 
 /// With this in destination.json both are refused, and the table stays.

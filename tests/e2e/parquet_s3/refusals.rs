@@ -1,45 +1,22 @@
 //! What the store refuses is said soon, once and with its remedy, by `check` as
 //! by a sync, and changes nothing.
 
-use std::time::Duration;
-
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use serde_json::{Value, json};
 use tests::bucket::Place;
 use tests::certificates::Certificates;
-use tests::iceberg::seaweed;
-use tests::run::{Outcome, Project};
+use tests::run::Project;
 use tests::supervised::free_ports;
 
 use super::{equals_source, placed};
+use crate::bad_input::{CHECK, refused_by_the_store as refused};
 use crate::project;
-
-/// A user waits no longer for the message.
-const SOON: Duration = Duration::from_secs(30);
-
-const CHECK: [&str; 3] = ["check", "--destination", "destination.json"];
 
 fn table(label: &str) -> Result<(Project, Place)> {
     let (project, place) =
         placed(label, "CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)")?;
     project.sync()?;
     Ok((project, place))
-}
-
-/// Both commands say all `parts`, and no secret.
-fn refused(project: &Project, parts: &[&str]) -> Result<()> {
-    let said = |outcome: Outcome| -> Result<()> {
-        ensure!(outcome.took < SOON, "it took {:?}", outcome.took);
-        let stdout = outcome.stdout.clone();
-        let told = outcome.failed()?;
-        for part in parts {
-            ensure!(told.contains(part), "{part:?} is not in: {told}");
-        }
-        ensure!(!(stdout + &told).contains(seaweed::SECRET), "a secret is in: {told}");
-        Ok(())
-    };
-    said(project.run(&CHECK)?)?;
-    said(project.run(&Project::SYNC)?)
 }
 
 /// With this in destination.json both are refused, and the table stays.

@@ -123,10 +123,6 @@ impl Target for BucketTable {
         Directories::check(&self.partition_regex, columns.iter().copied())
     }
 
-    fn typed_columns(&self, _columns: &[&str]) -> Result<Vec<usize>, WriterError> {
-        Ok(Vec::new())
-    }
-
     fn prepare(&self, request: &PrepareRequest) -> Result<Option<CommitRecord>, WriterError> {
         prepare::prepare(self, request)
     }
