@@ -116,7 +116,7 @@ impl Destination {
                         let end = jdbc.url.find('?').unwrap_or(jdbc.url.len());
                         jdbc.url.truncate(end);
                     }
-                    None => {}
+                    Some(Catalog::Glue(_)) | None => {}
                 }
             }
             Some(Kind::Parquet(parquet)) => {

@@ -8,6 +8,7 @@ mod clear;
 mod commits;
 mod foreign;
 mod forms;
+mod glue;
 mod jdbc;
 mod partitions;
 mod proof;
@@ -19,13 +20,15 @@ mod shop;
 mod types;
 mod uploads;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use tests::iceberg::pair::{Catalog, Pair, Store};
 use tests::iceberg::table::Table;
 use tests::iceberg::verify;
 use tests::iceberg::warehouse::Warehouse;
 use tests::postgres::Database;
-use tests::run::Project;
+use tests::run::{Outcome, Project};
+
+use crate::bad_input::{SOON, shows_no_secret};
 
 /// Every subject with one pair, a module of tests for each pair. A pair that
 /// this version does not write (`no`) must be refused: what begins to write it
@@ -94,8 +97,8 @@ suite! {
     postgres_on_files: Postgres, Local, yes;
     postgres_on_s3: Postgres, S3, yes;
     rest_on_s3: Rest, S3, no;
-    glue_on_files: Glue, Local, no;
-    glue_on_s3: Glue, S3, no;
+    glue_on_files: Glue, Local, yes;
+    glue_on_s3: Glue, S3, yes;
 }
 
 /// A user's directory whose destination is a warehouse.
@@ -137,6 +140,27 @@ fn clear_destination() -> [&'static str; 7] {
     let mut arguments = Project::SYNC;
     arguments[0] = "clear-destination";
     arguments
+}
+
+/// One clear error in time, without a secret, with the way out.
+fn refusal(
+    project: &Project,
+    outcome: Outcome,
+    secrets: &[&str],
+    named: &[&str],
+) -> Result<String> {
+    shows_no_secret(project, &outcome, secrets)?;
+    assert!(outcome.took < SOON, "it took {:?}", outcome.took);
+    let told = outcome.failed()?;
+    let errors = told.lines().filter(|line| line.starts_with("error: ")).count();
+    assert_eq!(errors, 1, "one error, not {errors}:\n{told}");
+    let (_, error) = told.split_once("error: ").context("an error")?;
+    let (message, remedy) = error.split_once("\n  → ").context("no remedy")?;
+    assert!(!message.trim().is_empty() && !remedy.trim().is_empty(), "{told}");
+    for part in named {
+        assert!(error.contains(part), "{part:?} is not named:\n{error}");
+    }
+    Ok(error.to_owned())
 }
 
 /// What this version cannot write fails, with its remedy, before anything is

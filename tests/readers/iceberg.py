@@ -20,6 +20,7 @@ nothing but the time it takes to start.
     append    columns, rows       as a foreign writer
     rewrite                       its own rows in new files, as compaction does
     drop                          the table with its files
+    glue      action, arguments   a call of a Glue catalog's own, and its answer
     uploads   location            what is being uploaded to that place of a bucket
     forbid    location            nobody may write there any more
     bucket    location            makes the bucket
@@ -324,6 +325,11 @@ def drop(catalog, request):
 # --- the store ----------------------------------------------------------------
 
 
+def glue(catalog, request):
+    answer = getattr(catalog.glue, request["action"])(**request["arguments"])
+    print(json.dumps(answer, default=str), flush=True)
+
+
 def store(request):
     """A client of the S3 store, and bucket and prefix of the location."""
     properties = request["catalog"]
@@ -392,7 +398,7 @@ COMMANDS = {
     command.__name__: command
     for command in (
         *(read, count, plan, describe, misplaced, tables, files, create, append, rewrite, drop),
-        *(uploads, forbid, bucket, objects, delete, mirror, rows),
+        *(glue, uploads, forbid, bucket, objects, delete, mirror, rows),
     )
 }
 

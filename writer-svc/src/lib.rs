@@ -23,6 +23,7 @@
 //! - [`iceberg`]: the same of an Iceberg table, and its catalogs
 //! - [`storage`]: paths that cannot leave the destination, durable file work
 //! - [`s3`]: the objects of a bucket, uploads, and what a store refuses
+//! - [`aws`]: signed requests to AWS's other services
 //!
 //! Invariants: no file that a reader's `*.parquet` sees is ever partial; a
 //! chunk is staged whole or not at all; a table is exchanged whole or not at all.
@@ -36,6 +37,7 @@
 //! more than [`Options::max_streams`] streams are received at once. Nothing
 //! grows with the table or with its number of partitions.
 
+pub mod aws;
 pub mod decimal;
 pub mod encode;
 pub mod encoding;

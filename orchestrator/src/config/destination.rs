@@ -9,7 +9,7 @@ use proto::v1::{Destination, Iceberg, JdbcCatalog, Parquet, destination};
 use serde_json::Value;
 
 use super::validate::{self, ICEBERG, PARQUET, Schema};
-use super::{ConfigError, ConfigFault, read, s3};
+use super::{ConfigError, ConfigFault, glue, read, s3};
 
 /// A validated destination.json.
 #[derive(Clone, Debug)]
@@ -53,13 +53,13 @@ impl DestinationFile {
         Err(ConfigError::Unsupported {
             problem: format!(
                 "the destination asks for {what}, but this version writes Parquet files to \
-                 local_path or s3_bucket, and Iceberg tables with a JDBC catalog and a warehouse at \
-                 file:/// or s3:// only"
+                 local_path or s3_bucket, and Iceberg tables with a Glue or JDBC catalog and a \
+                 warehouse at file:/// or s3:// only"
             ),
             remedy: "use \"type\": \"PARQUET\" with writer.local_path or writer.s3_bucket in \
                      destination.json, or \
-                     \"type\": \"ICEBERG\" with \"catalog_type\": \"jdbc\", \
-                     \"jdbc_url\": \"jdbc:sqlite:…\" or \"jdbc:postgresql:…\", and \
+                     \"type\": \"ICEBERG\" with \"catalog_type\": \"glue\", or \"jdbc\" and \
+                     \"jdbc_url\": \"jdbc:sqlite:…\" or \"jdbc:postgresql:…\", and with \
                      \"iceberg_s3_path\": \"file:///…\" or \"s3://…\""
                 .into(),
         })
@@ -193,6 +193,7 @@ fn iceberg(
 ) -> Result<Result<destination::Kind, String>, ConfigFault> {
     let catalog = match text(writer, "catalog_type").unwrap_or("glue") {
         "jdbc" => Catalog::Jdbc(jdbc(writer)?),
+        "glue" => Catalog::Glue(glue::catalog(writer)),
         other => return Ok(Err(format!("Iceberg tables in a {other} catalog"))),
     };
     let (key, warehouse) = match text(writer, "iceberg_s3_path") {
@@ -221,6 +222,9 @@ fn iceberg(
             (format!("file://{}", path.trim_end_matches('/')), None)
         }
     };
+    // Its region and keys.
+    let of_glue = || matches!(catalog, Catalog::Glue(_)).then(|| s3::iceberg(writer));
+    let s3 = s3.or_else(of_glue);
     Ok(Ok(destination::Kind::Iceberg(Iceberg {
         warehouse,
         catalog: Some(catalog),
@@ -331,8 +335,7 @@ mod tests {
         for (text, kind) in samples {
             let file = load_text(text).unwrap();
             assert_eq!((file.kind, file.warnings.len()), (kind, 0), "{:?}", file.warnings);
-            let is_glue = kind == Kind::Iceberg && !text.contains("jdbc");
-            assert_eq!(file.writable().is_ok(), !is_glue, "{text}");
+            assert!(file.writable().is_ok(), "{text}");
         }
         let local = load_text(samples[0].0).unwrap();
         let Some(destination::Kind::Parquet(parquet)) = &local.destination.kind else {
@@ -343,8 +346,11 @@ mod tests {
         let glue = load_text(samples[2].0).unwrap();
         assert_eq!(glue.writer_address.as_deref(), Some("localhost:50051"));
         assert!(glue.writer_is_loopback && glue.default_database == "olake_iceberg");
-        let refused = glue.writable().unwrap_err().to_string();
-        assert!(refused.contains("Iceberg tables in a glue catalog"), "{refused}");
+        let Some(destination::Kind::Iceberg(iceberg)) = &glue.destination.kind else {
+            panic!("no Iceberg: {glue:?}")
+        };
+        assert_eq!(iceberg.warehouse, "s3://{bucket_name}/{path_prefix}");
+        assert!(matches!(iceberg.catalog, Some(Catalog::Glue(_))));
     }
 
     #[test]

@@ -7,6 +7,7 @@
 
 pub mod decrypt;
 pub mod destination;
+mod glue;
 pub mod read;
 mod s3;
 pub mod source;

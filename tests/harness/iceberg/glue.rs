@@ -4,16 +4,20 @@ use std::process::Command;
 use std::sync::{Arc, Mutex, Weak};
 
 use anyhow::Result;
+use serde_json::json;
 use tempfile::TempDir;
 
+use super::seaweed;
 use crate::parts;
 use crate::run::poll;
 use crate::supervised::{Plan, Supervised, free_ports, http};
 
-/// Any key will do.
+/// Its key, beside the S3 store's.
 pub const KEY: &str = "glue-key";
-/// And any secret.
+/// And the secret of that.
 pub const SECRET: &str = "glue/secret+of=tests";
+/// One with the same secret that may look and not write.
+pub const READER: &str = "glue-reader";
 
 /// A running Glue.
 #[derive(Debug)]
@@ -44,7 +48,12 @@ impl Glue {
         let log = directory.path().join("log");
         let mut server = Command::new(parts::iceberg_python()?);
         server.args(["-B", "-u"]).arg(parts::package().join("harness/iceberg/glue.py"));
-        server.arg(port.to_string());
+        let accounts = json!({
+            KEY: {"secret": SECRET, "writes": true},
+            READER: {"secret": SECRET, "writes": false},
+            seaweed::KEY: {"secret": seaweed::SECRET, "writes": true},
+        });
+        server.arg(port.to_string()).arg(accounts.to_string());
         let running = Supervised::start(Plan {
             shell: Command::new("/bin/sh"),
             server,

@@ -214,6 +214,11 @@ impl Warehouse {
         self.client().call("forbid", json!({"location": self.location()})).map(drop)
     }
 
+    /// A call of a Glue catalog's own, by boto3's name of it.
+    pub fn glue(&self, action: &str, arguments: Value) -> Result<Value> {
+        self.client().ask("glue", json!({"action": action, "arguments": arguments}))
+    }
+
     /// The names of a namespace's tables, in order; none when there is no such
     /// namespace.
     pub fn tables(&self, namespace: &str) -> Result<Option<Vec<String>>> {

@@ -11,6 +11,7 @@ use object_store::client::{HttpError, HttpErrorKind};
 use proto::v1::ErrorCode;
 
 use super::Names;
+use crate::aws;
 use crate::error::WriterError;
 
 /// Characters of foreign words that are kept.
@@ -27,6 +28,8 @@ pub enum Refusal {
     NoBucket,
     /// The keys are unknown, wrong or expired.
     Credentials,
+    /// The keys may be right, but the time of the signature is not the store's.
+    Clock,
     /// There are none.
     NoCredentials,
     /// The keys are right, and may not do this.
@@ -70,6 +73,7 @@ impl Refusal {
                      writer-svc"
                 ),
             ),
+            Refusal::Clock => (ErrorCode::Authentication, aws::SET_THE_CLOCK.to_owned()),
             Refusal::NoCredentials => (
                 ErrorCode::Authentication,
                 format!(
@@ -142,7 +146,11 @@ pub fn refused(
     let (refusal, said) = match tag(whole, "Code") {
         Some(code) => {
             let message = tag(whole, "Message").unwrap_or_default();
-            (of_code(code, status(whole)), format!("{code}: {message}"))
+            let refusal = match aws::is_clock(code, message) {
+                true => Refusal::Clock,
+                false => of_code(code, status(whole)),
+            };
+            (refusal, format!("{code}: {message}"))
         }
         None => {
             let at = origin(whole).map(|origin| format!("{origin}: ")).unwrap_or_default();
@@ -267,6 +275,7 @@ mod tests {
             ("403 Forbidden", "SignatureDoesNotMatch", Refusal::Credentials),
             ("403 Forbidden", "InvalidAccessKeyId", Refusal::Credentials),
             ("400 Bad Request", "ExpiredToken", Refusal::Credentials),
+            ("403 Forbidden", "RequestTimeTooSkewed", Refusal::Clock),
             ("403 Forbidden", "AccessDenied", Refusal::Permission),
             ("403 Forbidden", "Novel", Refusal::Permission),
             ("400 Bad Request", "AuthorizationHeaderMalformed", Refusal::Region),

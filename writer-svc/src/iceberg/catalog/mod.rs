@@ -9,7 +9,11 @@
 //! - [`sql`]: the tables of a JDBC catalog
 //! - [`sqlite`], [`postgres`]: the databases they may lie in; [`jdbc_url`] and
 //!   [`tls`]: the way to the latter
+//! - [`glue`]: AWS Glue
+//! - [`hive_type`]: what a column's type is called in a catalog of Hive's kind
 
+pub mod glue;
+pub mod hive_type;
 pub mod jdbc_url;
 pub mod pointer;
 pub mod postgres;
@@ -17,6 +21,7 @@ pub mod sql;
 pub mod sqlite;
 pub mod tls;
 
+use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 
@@ -74,6 +79,27 @@ pub enum Swap {
     Unknown(WriterError),
 }
 
+/// A request to a catalog that failed.
+#[derive(Debug)]
+pub struct Failure {
+    /// What the catalog or the connection said.
+    pub source: Box<dyn Error + Send + Sync>,
+    /// Whether it is certain to have changed nothing.
+    pub undone: bool,
+    /// Whether trying again may succeed.
+    pub transient: bool,
+    /// What to do about it; empty when that is not known.
+    pub remedy: &'static str,
+}
+
+impl Failure {
+    /// With what was being done, where.
+    pub fn into_error(self, doing: String) -> WriterError {
+        let Failure { source, transient, remedy, .. } = self;
+        WriterError::Catalog { doing, transient, remedy, source }
+    }
+}
+
 /// A catalog. Everything blocks.
 pub trait Catalog: Send + Sync + fmt::Debug {
     /// Whether tables could be created, tried for real; leaves nothing behind.
@@ -100,10 +126,18 @@ pub trait Catalog: Send + Sync + fmt::Debug {
     fn drop_table(&self, table: &TableName, base: &Loaded) -> Result<bool, WriterError>;
 }
 
-/// The catalog that a destination names. Connects to nothing yet.
+/// The catalog that a destination names. Connects to nothing yet. Of Glue, call it
+/// within a runtime.
 pub fn open(iceberg: &Iceberg, storage: Arc<dyn Storage>) -> Result<Box<dyn Catalog>, WriterError> {
     match &iceberg.catalog {
         Some(Configured::Jdbc(jdbc)) => Ok(Box::new(sql::SqlCatalog::new(jdbc, storage)?)),
+        Some(Configured::Glue(glue)) => {
+            let settings = iceberg.s3.clone().unwrap_or_default();
+            Ok(Box::new(glue::GlueCatalog::new(glue, &settings, storage)?))
+        }
         None => Err(WriterError::InvalidRequest("the destination names no catalog".into())),
     }
 }
+
+#[cfg(test)]
+mod example;

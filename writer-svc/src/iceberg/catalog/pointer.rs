@@ -56,6 +56,12 @@ pub fn write(
     Ok(location)
 }
 
+/// Whether a table's current or earlier metadata are those of a location.
+pub fn was_at(table: &Loaded, location: &str) -> bool {
+    let log = table.metadata.metadata_log();
+    table.location == location || log.iter().any(|earlier| earlier.metadata_file == location)
+}
+
 /// The version in a metadata file's name: `00007-<uuid>.metadata.json`, or
 /// `v7.metadata.json` of tables without a catalog.
 fn version(location: &str) -> u64 {

@@ -23,8 +23,9 @@ use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Config, Error};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use super::Failure;
 use super::jdbc_url::{self, Address};
-use super::sql::{Connection, Database, Failure};
+use super::sql::{Connection, Database};
 use super::tls;
 use crate::error::WriterError;
 

@@ -6,7 +6,6 @@
 //! as V1, which readers of V0 can use. A swap is one UPDATE that names the old
 //! location, alone in its transaction: no row changed, no swap.
 
-use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 
@@ -14,7 +13,7 @@ use proto::v1::JdbcCatalog;
 
 use super::postgres::Postgres;
 use super::sqlite::Sqlite;
-use super::{Catalog, Loaded, Next, Swap, TableName, jdbc_url, pointer};
+use super::{Catalog, Failure, Loaded, Next, Swap, TableName, jdbc_url, pointer};
 use crate::error::WriterError;
 use crate::iceberg::storage::Storage;
 
@@ -38,19 +37,6 @@ const CREATE_NAMESPACE: &str = "INSERT INTO iceberg_namespace_properties \
     VALUES ($1, $2, 'exists', 'true') ON CONFLICT DO NOTHING";
 const ONE_TABLE: &str = " WHERE catalog_name = $1 AND table_namespace = $2 AND table_name = $3";
 const IS_TABLE: &str = " AND (iceberg_type = 'TABLE' OR iceberg_type IS NULL)";
-
-/// A statement that failed.
-#[derive(Debug)]
-pub struct Failure {
-    /// What the database or the connection said.
-    pub source: Box<dyn Error + Send + Sync>,
-    /// Whether the statement is certain to have changed nothing.
-    pub undone: bool,
-    /// Whether trying again may succeed.
-    pub transient: bool,
-    /// What to do about it; empty when that is not known.
-    pub remedy: &'static str,
-}
 
 /// A connection to a database of a catalog. Parameters are `$1`, `$2`, … in the
 /// order of their first use; all values are text. Every statement is a
@@ -127,12 +113,7 @@ impl SqlCatalog {
 
     fn failed(&self, doing: &str) -> impl FnOnce(Failure) -> WriterError {
         let doing = format!("{doing} in the catalog {} of {}", self.name, self.database.name());
-        move |failure| WriterError::Catalog {
-            doing,
-            transient: failure.transient,
-            remedy: failure.remedy,
-            source: failure.source,
-        }
+        move |failure| failure.into_error(doing)
     }
 
     /// `None`: there is no catalog yet.

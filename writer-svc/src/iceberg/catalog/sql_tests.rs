@@ -1,13 +1,8 @@
 //! The catalog's tables as others make them, and what a swap does to them.
 
-use std::collections::HashMap;
 use std::path::Path;
 
-use iceberg::spec::{
-    FormatVersion, NestedField, PrimitiveType, Schema, SortOrder, TableMetadataBuilder, Type,
-    UnboundPartitionSpec,
-};
-
+use super::super::example::{comment, name, next};
 use super::*;
 use crate::iceberg::storage::LocalStorage;
 
@@ -20,38 +15,8 @@ fn catalog(root: &Path, name: &str) -> SqlCatalog {
     SqlCatalog::new(&jdbc, Arc::new(LocalStorage::new(root.join("w")))).unwrap()
 }
 
-fn name(name: &str) -> TableName {
-    TableName { namespace: "ns".into(), name: name.into() }
-}
-
-/// A table below `root`, or what follows `base`.
-fn next(root: &Path, base: Option<&Loaded>, comment: &str) -> Next {
-    let builder = match base {
-        Some(base) => base.metadata.clone().into_builder(Some(base.location.clone())),
-        None => {
-            let id = NestedField::required(1, "id", Type::Primitive(PrimitiveType::Long));
-            TableMetadataBuilder::new(
-                Schema::builder().with_fields([id.into()]).build().unwrap(),
-                UnboundPartitionSpec::builder().build(),
-                SortOrder::unsorted_order(),
-                format!("file://{}/w/ns/t", root.display()),
-                FormatVersion::V2,
-                HashMap::new(),
-            )
-            .unwrap()
-        }
-    };
-    let property = HashMap::from([("comment".to_owned(), comment.to_owned())]);
-    let made = builder.set_properties(property).unwrap().build().unwrap();
-    Next { metadata: made.metadata, changes: made.changes }
-}
-
 fn sqlite(root: &Path) -> rusqlite::Connection {
     rusqlite::Connection::open(root.join("catalog.db")).unwrap()
-}
-
-fn comment(loaded: &Loaded) -> &str {
-    &loaded.metadata.properties()["comment"]
 }
 
 fn metadata_files(root: &Path) -> usize {

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use rusqlite::{ErrorCode, OpenFlags, params_from_iter};
 
-use super::sql::{Connection, Database, Failure};
+use super::Failure;
+use super::sql::{Connection, Database};
 use crate::error::WriterError;
 
 /// How long a statement waits for another writer.
