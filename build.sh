@@ -32,7 +32,8 @@ Programs are built with cargo when their sources have changed. demo, test and
 bench install what they need besides and say so: a C compiler, PostgreSQL, an
 SSH server for the tests, and Python with DuckDB, pyarrow and pandas, under
 $TIDEWATER_PARTS (as root /var/cache/tidewater, else ~/.cache/tidewater). test
-also brings the readers and servers of Iceberg: 1.6 GB.
+also brings the readers and servers of Iceberg, Spark among them, and Java where
+there is none: 2.1 GB.
 USAGE
 }
 
@@ -121,6 +122,7 @@ run_tests() {
   "$root/tests/parts/postgres.sh" all
   "$root/tests/parts/venv.sh"
   "$root/tests/parts/iceberg.sh"
+  "$root/tests/parts/jvm.sh"
   "$root/tests/parts/openssl.sh"
   "$root/tests/parts/openssh.sh"
   in_project build --release --workspace --bins

@@ -14,7 +14,8 @@
 //! - [`seaweed`], [`glue`]: the servers behind them
 //! - [`warehouse`]: one catalog with one store, for our programs and for theirs
 //! - [`client`]: PyIceberg with that catalog
-//! - [`engine`]: who reads, and what each cannot tell
+//! - [`engine`]: who reads, and what each cannot tell; [`spark`]: one that takes
+//!   long to start
 //! - [`table`]: a table's metadata, and a foreign writer of it
 //! - [`verify`]: all of that as one call, "the table equals the source"
 
@@ -23,6 +24,7 @@ pub mod engine;
 pub mod glue;
 pub mod pair;
 pub mod seaweed;
+pub mod spark;
 pub mod table;
 pub mod verify;
 pub mod warehouse;

@@ -36,6 +36,11 @@ pub fn weed() -> Result<PathBuf> {
     installed("iceberg/bin/weed", "the S3 store (SeaweedFS)")
 }
 
+/// What runs on Java, and the jars it runs: `spark`, `python`, `iceberg`, `hive`.
+pub fn jvm() -> Result<PathBuf> {
+    installed("jvm", "Spark and the Hive metastore")
+}
+
 fn installed(path: &str, what: &str) -> Result<PathBuf> {
     let path = root().join(path);
     if !path.exists() {

@@ -8,7 +8,8 @@ what the command says. An answer is lines, then `end`, or `failed` and the
 reason as a JSON string. Cells are those of reader.py, both ways. Requests share
 nothing but the time it takes to start.
 
-    read      engine, tables      each table as reader.py prints it
+    read      engine, tables      each table as reader.py prints it; Spark is
+                                  asked at `spark`, a socket of spark.py
     count     engine, conditions  for each condition, the rows that fulfil it
     plan      conditions          for each, the data files PyIceberg would open
     describe                      all of the table's metadata, as JSON
@@ -64,7 +65,7 @@ def print_json(value):
 def read(catalog, request):
     for name in request["tables"]:
         table = catalog.load_table(name)
-        found = iceberg_engines.read(request["engine"], table, request["catalog"])
+        found = iceberg_engines.read(request, table)
         files = live_files(table)
         print_json(
             {
@@ -94,8 +95,7 @@ def footers(table, files):
 
 def count(catalog, request):
     table = catalog.load_table(request["table"])
-    count_of = iceberg_engines.counting(request["engine"], table, request["catalog"])
-    print_json([count_of(condition) for condition in request["conditions"]])
+    print_json(iceberg_engines.counts(request, table))
 
 
 def plan(catalog, request):

@@ -1,13 +1,15 @@
-"""Reads an Iceberg table with one of three engines into an Arrow table.
+"""Reads an Iceberg table with one of four engines into an Arrow table.
 
-PyIceberg reads through the catalog; DuckDB and ClickHouse read the metadata
-file that the catalog names. What an engine's own types lose in its answer, and
+PyIceberg reads through the catalog; DuckDB, ClickHouse and Spark read the
+metadata file that the catalog names. What an engine's own types lose in its answer, and
 the table's schema can say, is put back from the schema (a time zone, string or
 bytes); what the engine itself loses is not.
 """
 
+import json
 import os
 import re
+import socket
 import sysconfig
 
 import pyarrow
@@ -118,27 +120,66 @@ def restored(array, kind):
     return array.cast(arrow_type(kind))
 
 
+# --- Spark --------------------------------------------------------------------
+
+
+def spark(table, request, **asked):
+    """The answer's first line, and the stream with the rest."""
+    with socket.socket(socket.AF_UNIX) as server:
+        server.connect(request["spark"])
+        stream = server.makefile("rwb")
+    asked |= {"metadata": table.metadata_location, "properties": request["catalog"]}
+    stream.write(json.dumps(asked).encode() + b"\n")
+    stream.flush()
+    head = json.loads(stream.readline())
+    if "failed" in head:
+        raise RuntimeError(head["failed"])
+    return head, stream
+
+
+def with_spark(table, request):
+    _, stream = spark(table, request)
+    with stream:
+        found = pyarrow.ipc.open_stream(stream).read_all()
+    names = [field.name for field in table.schema().fields]
+    # What Spark cannot tell.
+    absent = {
+        field.name: pyarrow.nulls(found.num_rows, arrow_type(field.field_type))
+        for field in table.schema().fields
+        if field.name not in found.column_names
+    }
+    return pyarrow.table([absent[name] if name in absent else found[name] for name in names], names=names)
+
+
 # --- all of them --------------------------------------------------------------
 
 
-def read(engine, table, properties):
+def read(request, table):
+    engine, properties = request["engine"], request["catalog"]
     if engine == "pyiceberg":
         return with_pyiceberg(table)
     if engine == "duckdb":
         return with_duckdb(table, properties)
     if engine == "clickhouse":
         return with_clickhouse(table, properties)
+    if engine == "spark":
+        return with_spark(table, request)
     raise ValueError(f"an unknown engine {engine}")
 
 
-def counting(engine, table, properties):
-    """A function: condition → rows that fulfil it. The engine skips files as it
+def counts(request, table):
+    """For each condition the rows that fulfil it. The engine skips files as it
     likes."""
+    engine, properties, conditions = request["engine"], request["catalog"], request["conditions"]
     if engine == "pyiceberg":
-        return lambda condition: table.scan(row_filter=condition).count()
+        return [table.scan(row_filter=condition).count() for condition in conditions]
     if engine == "duckdb":
         connection, query = duckdb_connection(properties), f"SELECT count(*) FROM {duckdb_source(table)} WHERE "
-        return lambda condition: connection.sql(query + condition).fetchone()[0]
+        return [connection.sql(query + condition).fetchone()[0] for condition in conditions]
+    if engine == "spark":
+        head, stream = spark(table, request, conditions=conditions)
+        stream.close()
+        return head["counts"]
 
     def count(condition):
         # PyIceberg wants timestamps as 2024-02-29T00:00:00+00:00, which ClickHouse refuses.
@@ -146,4 +187,4 @@ def counting(engine, table, properties):
         answer = clickhouse(lambda source: f"count(*) FROM {source} WHERE {spaced}", table, properties, "CSV")
         return int(answer.data())
 
-    return count
+    return [count(condition) for condition in conditions]

@@ -66,7 +66,8 @@ impl Encoder {
 
     /// With the Arrow schema that readers are to find in the file.
     fn properties_for(&self, sample: &RecordBatch) -> WriterProperties {
-        let mut properties = encoding::properties(sample, self.row_group_bytes);
+        let mut properties =
+            encoding::properties(sample, self.row_group_bytes, self.stage.readers_know_deltas());
         add_encoded_arrow_schema_to_metadata(&decimal::declared(&self.schema), &mut properties);
         properties
     }

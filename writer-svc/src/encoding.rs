@@ -4,10 +4,10 @@
 //! a dictionary its largest waste, so a dictionary is made only where the
 //! sample says that values repeat enough; a column of ascending numbers is
 //! stored as differences, near-unique text that shares prefixes as suffixes.
-//! A wrong guess costs size or time, never correctness.
+//! A wrong guess costs size or time, never correctness. Readers that know no such
+//! encodings get dictionaries and plain values only.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use arrow::array::{Array, ArrayData, ArrayRef, AsArray, RecordBatch};
 use arrow::datatypes::DataType;
@@ -70,8 +70,8 @@ impl Choice {
 }
 
 /// How files of rows like `sample` are written, row groups of at most
-/// `row_group_bytes`.
-pub fn properties(sample: &RecordBatch, row_group_bytes: usize) -> WriterProperties {
+/// `row_group_bytes`; `deltas`: readers know Parquet's delta encodings.
+pub fn properties(sample: &RecordBatch, row_group_bytes: usize, deltas: bool) -> WriterProperties {
     let level = ZstdLevel::try_new(COMPRESSION_LEVEL).unwrap_or_default();
     let mut builder = WriterProperties::builder()
         .set_created_by(format!("tidewater {}", proto::VERSION))
@@ -90,7 +90,7 @@ pub fn properties(sample: &RecordBatch, row_group_bytes: usize) -> WriterPropert
             let path = ColumnPath::from(field.name().as_str());
             builder = builder.set_column_statistics_enabled(path, EnabledStatistics::None);
         }
-        builder = set_column(builder, vec![field.name().clone()], column);
+        builder = set_column(builder, vec![field.name().clone()], column, deltas);
     }
     builder.build()
 }
@@ -99,13 +99,14 @@ fn set_column(
     builder: WriterPropertiesBuilder,
     mut path: Vec<String>,
     column: &ArrayRef,
+    deltas: bool,
 ) -> WriterPropertiesBuilder {
     if let DataType::List(item) = column.data_type() {
         // As parquet names the levels of a list.
         path.extend(["list".to_owned(), item.name().clone()]);
-        return set_column(builder, path, &Arc::clone(column.as_list::<i32>().values()));
+        return set_column(builder, path, column.as_list::<i32>().values(), deltas);
     }
-    let choice = choose(column.as_ref());
+    let choice = choose(column.as_ref(), deltas);
     let path = ColumnPath::new(path);
     let builder = if choice == Choice::Plain && is_random(column.as_ref()) {
         builder.set_column_compression(path.clone(), Compression::UNCOMPRESSED)
@@ -117,17 +118,20 @@ fn set_column(
         .set_column_encoding(path, choice.fallback())
 }
 
-/// The encoding for values like those of `column`.
-pub fn choose(column: &dyn Array) -> Choice {
+/// The encoding for values like those of `column`; none by differences from the
+/// value before without `deltas`.
+pub fn choose(column: &dyn Array, deltas: bool) -> Choice {
     match column.data_type() {
         DataType::Boolean => Choice::Plain,
-        DataType::Utf8 | DataType::Binary | DataType::FixedSizeBinary(_) => choose_bytes(column),
-        kind if kind.primitive_width().is_some() => choose_number(column),
+        DataType::Utf8 | DataType::Binary | DataType::FixedSizeBinary(_) => {
+            choose_bytes(column, deltas)
+        }
+        kind if kind.primitive_width().is_some() => choose_number(column, deltas),
         _ => Choice::Dictionary,
     }
 }
 
-fn choose_bytes(column: &dyn Array) -> Choice {
+fn choose_bytes(column: &dyn Array, deltas: bool) -> Choice {
     let data = column.to_data();
     let values = Values::new(&data);
     let sample = values.sample();
@@ -136,7 +140,7 @@ fn choose_bytes(column: &dyn Array) -> Choice {
     if Distinct::of(&sample).suits_dictionary(mean) {
         return Choice::Dictionary;
     }
-    if matches!(column.data_type(), DataType::FixedSizeBinary(_)) {
+    if !deltas || matches!(column.data_type(), DataType::FixedSizeBinary(_)) {
         return Choice::Plain;
     }
     let run = values.run();
@@ -165,7 +169,7 @@ fn is_random(column: &dyn Array) -> bool {
     total >= MIN_RANDOM_BYTES && entropy >= RANDOM_BITS
 }
 
-fn choose_number(column: &dyn Array) -> Choice {
+fn choose_number(column: &dyn Array, deltas: bool) -> Choice {
     let data = column.to_data();
     let values = Values::new(&data);
     let width = column.data_type().primitive_width().unwrap_or(8);
@@ -173,7 +177,7 @@ fn choose_number(column: &dyn Array) -> Choice {
     let repeats = distinct.suits_dictionary(width);
     let run = values.run();
     let stored = match integer_bits(column.data_type()) {
-        Some(stored) if run.len() >= MIN_SAMPLE => stored,
+        Some(stored) if deltas && run.len() >= MIN_SAMPLE => stored,
         _ => return if repeats { Choice::Dictionary } else { Choice::Plain },
     };
     let bits = delta_bits(&run);
@@ -336,33 +340,43 @@ mod tests {
 
     #[test]
     fn values_that_repeat_get_a_dictionary() {
-        assert_eq!(choose(&numbers(|n| scatter(n) % 265 * 1_000_003)), Choice::Dictionary);
-        assert_eq!(choose(&texts(|n| format!("city {}", scatter(n) % 900))), Choice::Dictionary);
-        assert_eq!(choose(&texts(|_| "r".into())), Choice::Dictionary);
+        assert_eq!(choose(&numbers(|n| scatter(n) % 265 * 1_000_003), true), Choice::Dictionary);
+        assert_eq!(
+            choose(&texts(|n| format!("city {}", scatter(n) % 900)), true),
+            Choice::Dictionary
+        );
+        assert_eq!(choose(&texts(|_| "r".into()), true), Choice::Dictionary);
         let prices: Float64Array = (0..ROWS).map(|n| (scatter(n) % 5000) as f64 / 100.0).collect();
-        assert_eq!(choose(&prices), Choice::Dictionary);
+        assert_eq!(choose(&prices, true), Choice::Dictionary);
     }
 
     #[test]
     fn ascending_and_small_numbers_are_stored_as_differences() {
-        assert_eq!(choose(&numbers(|n| scatter(n) % 265)), Choice::Delta);
-        assert_eq!(choose(&numbers(|_| 1 << 60)), Choice::Delta);
-        assert_eq!(choose(&numbers(|n| n)), Choice::Delta);
+        assert_eq!(choose(&numbers(|n| scatter(n) % 265), true), Choice::Delta);
+        assert_eq!(choose(&numbers(|_| 1 << 60), true), Choice::Delta);
+        assert_eq!(choose(&numbers(|n| n), true), Choice::Delta);
         let times = (0..ROWS).map(|n| 1_700_000_000_000_000 + n * 1_000_003);
         let times = TimestampMicrosecondArray::from_iter_values(times);
-        assert_eq!(choose(&times), Choice::Delta);
+        assert_eq!(choose(&times, true), Choice::Delta);
         let amounts: Decimal128Array = (0..ROWS).map(|n| i128::from(n) * 7).collect();
         let amounts = amounts.with_precision_and_scale(10, 2).unwrap();
-        assert_eq!(choose(&amounts), Choice::Delta);
+        assert_eq!(choose(&amounts, true), Choice::Delta);
+    }
+
+    #[test]
+    fn readers_that_know_no_deltas_get_none() {
+        assert_eq!(choose(&numbers(|n| n), false), Choice::Plain);
+        assert_eq!(choose(&numbers(|n| scatter(n) % 265), false), Choice::Dictionary);
+        assert_eq!(choose(&texts(|n| (1_000_000 + n).to_string()), false), Choice::Plain);
     }
 
     #[test]
     fn near_unique_values_get_no_dictionary() {
-        assert_eq!(choose(&numbers(scatter)), Choice::Plain);
+        assert_eq!(choose(&numbers(scatter), true), Choice::Plain);
         let floats: Float64Array = (0..ROWS).map(|n| scatter(n) as f64).collect();
-        assert_eq!(choose(&floats), Choice::Plain);
-        assert_eq!(choose(&texts(|n| format!("{:x}", scatter(n)))), Choice::Plain);
-        assert_eq!(choose(&texts(|n| (1_000_000 + n).to_string())), Choice::Prefix);
+        assert_eq!(choose(&floats, true), Choice::Plain);
+        assert_eq!(choose(&texts(|n| format!("{:x}", scatter(n))), true), Choice::Plain);
+        assert_eq!(choose(&texts(|n| (1_000_000 + n).to_string()), true), Choice::Prefix);
     }
 
     #[test]
@@ -371,19 +385,19 @@ mod tests {
         let uuids = FixedSizeBinaryArray::try_from_iter((0..ROWS).map(random)).unwrap();
         let ordered = |n: i64| [0, n].map(i64::to_be_bytes).concat();
         let others = FixedSizeBinaryArray::try_from_iter((0..ROWS).map(ordered)).unwrap();
-        assert_eq!(choose(&uuids), Choice::Plain);
+        assert_eq!(choose(&uuids, true), Choice::Plain);
         assert!(is_random(&uuids));
         assert!(!is_random(&others));
     }
 
     #[test]
     fn small_empty_and_null_columns_are_cheap_and_do_not_fail() {
-        assert_eq!(choose(&Int64Array::new_null(500)), Choice::Dictionary);
-        assert_eq!(choose(&Date32Array::from(Vec::<i32>::new())), Choice::Dictionary);
-        assert_eq!(choose(&Int32Array::from(vec![7])), Choice::Dictionary);
+        assert_eq!(choose(&Int64Array::new_null(500), true), Choice::Dictionary);
+        assert_eq!(choose(&Date32Array::from(Vec::<i32>::new()), true), Choice::Dictionary);
+        assert_eq!(choose(&Int32Array::from(vec![7]), true), Choice::Dictionary);
         let large = StringArray::from(vec!["x".repeat(1 << 20)]);
-        assert_eq!(choose(&large), Choice::Plain);
+        assert_eq!(choose(&large, true), Choice::Plain);
         let sliced = numbers(|n| n).slice(9_000, 9_000);
-        assert_eq!(choose(&sliced), Choice::Delta);
+        assert_eq!(choose(&sliced, true), Choice::Delta);
     }
 }

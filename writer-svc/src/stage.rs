@@ -26,6 +26,11 @@ pub trait Stage: Send {
     /// Whether a chunk without rows still needs a file, for its schema.
     fn wants_schema_file(&self) -> bool;
 
+    /// Whether all that read the files know Parquet's delta encodings.
+    fn readers_know_deltas(&self) -> bool {
+        true
+    }
+
     /// Starts the next file, for rows of `partition` (relative; empty: none).
     fn open(&mut self, partition: &str) -> Result<Box<dyn Sink>, WriterError>;
 

@@ -111,11 +111,12 @@ fn nan_and_time(table: &Table) -> Result<()> {
     // which leave NaN out, are there.
     assert_eq!(table.count(Engine::DuckDb, "isnan(d)")?, 1);
     assert_eq!(table.count(Engine::ClickHouse, "isNaN(d)")?, 1);
+    assert_eq!(table.count(Engine::Spark, "isnan(d)")?, 1);
     assert_eq!(table.count(Engine::DuckDb, "clock >= '23:59:59.999999'")?, 1);
     assert_eq!(table.count(Engine::DuckDb, "clock <= '00:00:00.000001'")?, 2);
     // Ordered as bytes by some, as signed numbers by others: no bounds. (pyarrow
     // compares no UUIDs, so PyIceberg cannot be asked.)
-    for engine in [Engine::DuckDb, Engine::ClickHouse] {
+    for engine in [Engine::DuckDb, Engine::ClickHouse, Engine::Spark] {
         for id in ["00000000-0000-0000-0000-000000000000", "ffffffff-ffff-ffff-ffff-ffffffffffff"] {
             assert_eq!(table.count(engine, &format!("u = '{id}'"))?, 1, "{engine:?}: {id}");
         }

@@ -157,7 +157,7 @@ pub fn every_transform_puts_every_row_where_readers_look_for_it(pair: Pair) -> R
 fn understands(engine: Engine, transform: &str, columns: &[&str], condition: &str) -> bool {
     let by_time = ["year", "month", "day", "hour"].contains(&transform);
     match engine {
-        Engine::PyIceberg => true,
+        Engine::PyIceberg | Engine::Spark => true,
         Engine::DuckDb if columns[0] == "n9" => false,
         Engine::DuckDb | Engine::ClickHouse => !(by_time && condition.contains("'19")),
     }

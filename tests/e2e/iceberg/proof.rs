@@ -8,8 +8,10 @@ use tests::iceberg::engine::Engine;
 use tests::iceberg::glue::Glue;
 use tests::iceberg::pair::{Catalog, Pair, Store};
 use tests::iceberg::seaweed::Seaweed;
+use tests::iceberg::spark::Spark;
 use tests::iceberg::warehouse::Warehouse;
 use tests::proxy::{Fault, Proxy};
+use tests::run::{poll, signal};
 
 /// (column, type, its values from the first row on; the rest is null)
 const EDGES: [(&str, &str, &[&str]); 17] = [
@@ -295,5 +297,42 @@ fn servers_leave_nothing_behind() -> Result<()> {
     assert_eq!(left(&addresses)?.len(), 4, "it is known what to look for");
     drop((seaweed, glue));
     assert_eq!(left(&addresses)?, Vec::<String>::new());
+    Ok(())
+}
+
+/// Processes that were started with this path in their arguments: (id, program).
+fn processes_of(path: &std::path::Path) -> Result<Vec<(u32, String)>> {
+    let path = path.to_string_lossy();
+    let mut found = Vec::new();
+    for process in procfs::process::all_processes()?.flatten() {
+        let Ok(arguments) = process.cmdline() else { continue };
+        if arguments.iter().any(|argument| argument.contains(&*path)) {
+            let program = arguments[0].rsplit('/').next().unwrap_or_default().to_owned();
+            found.push((u32::try_from(process.pid)?, program));
+        }
+    }
+    Ok(found)
+}
+
+#[test]
+fn spark_and_its_java_end_with_us_and_with_each_other() -> Result<()> {
+    let spark = Spark::start()?;
+    let directory = spark.socket().parent().context("a directory")?.to_owned();
+    let running = processes_of(&directory)?;
+    let (python, _) = running.iter().find(|(_, program)| program == "python").context("Python")?;
+    assert!(running.iter().any(|(_, program)| program == "java"), "{running:?}");
+    signal(*python, "KILL")?;
+    poll("Java has ended", || {
+        Ok(processes_of(&directory)?.iter().all(|(_, program)| program != "java"))
+    })?;
+    drop(spark);
+    assert_eq!(processes_of(&directory)?, []);
+    assert!(!directory.exists());
+
+    let spark = Spark::start()?;
+    let directory = spark.socket().parent().context("a directory")?.to_owned();
+    drop(spark);
+    assert_eq!(processes_of(&directory)?, []);
+    assert!(!directory.exists());
     Ok(())
 }

@@ -12,8 +12,16 @@ pub fn every_type_arrives_as_postgresql_prints_it(pair: Pair) -> Result<()> {
     let database = Database::new("types")?;
     database.psql_file(&fixture("types.sql"))?;
     database.psql("CREATE VIEW types_view AS SELECT * FROM types")?;
+    // Of a table with a time Spark tells no list.
+    let columns = database.psql(
+        "SELECT string_agg(quote_ident(attname), ', ' ORDER BY attnum) FROM pg_attribute
+         WHERE attrelid = 'types'::regclass AND attnum > 0 AND NOT attisdropped
+         AND atttypid NOT IN ('time'::regtype, 'time[]'::regtype)",
+    )?;
+    database.psql(&format!("CREATE VIEW timeless AS SELECT {columns} FROM types"))?;
     let lake = Lake::on(pair, &database)?;
-    lake.project.select(&STREAMS, plain())?;
+    let streams: Vec<&str> = STREAMS.into_iter().chain(["public.timeless"]).collect();
+    lake.project.select(&streams, plain())?;
     lake.project.sync()?;
-    lake.equals_source(&STREAMS)
+    lake.equals_source(&streams)
 }

@@ -64,6 +64,15 @@ pub fn redirected(value: &Value, from: &str, to: &str) -> Value {
     }
 }
 
+/// The command, to which nothing that lies about on this machine says where to go.
+pub(super) fn without_aws(mut command: Command) -> Command {
+    let ambient = std::env::vars_os().map(|(name, _)| name);
+    for name in ambient.filter(|name| name.to_string_lossy().starts_with("AWS_")) {
+        command.env_remove(name);
+    }
+    command
+}
+
 /// A process that answers requests.
 #[derive(Debug)]
 struct Python {
@@ -81,13 +90,8 @@ fn idle() -> MutexGuard<'static, Vec<Python>> {
 
 impl Python {
     fn start() -> Result<Python> {
-        let mut command = Command::new(parts::iceberg_python()?);
+        let mut command = without_aws(Command::new(parts::iceberg_python()?));
         command.args(["-B", "-W", "ignore"]).arg(parts::package().join("readers/iceberg.py"));
-        // Nothing that lies about on this machine says where to go.
-        let ambient = std::env::vars_os().map(|(name, _)| name);
-        for name in ambient.filter(|name| name.to_string_lossy().starts_with("AWS_")) {
-            command.env_remove(name);
-        }
         command.env("AWS_EC2_METADATA_DISABLED", "true").env("TZ", "UTC");
         // ClickHouse opens files below the working directory only.
         command.current_dir("/").stdin(Stdio::piped()).stdout(Stdio::piped());

@@ -1,9 +1,10 @@
 //! Who reads, and what each cannot tell.
 
 use anyhow::Result;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::client::Client;
+use super::spark::Spark;
 use crate::compare::{Cell, Rows};
 use crate::reader::{ReadTable, tables_in};
 
@@ -16,25 +17,38 @@ pub enum Engine {
     DuckDb,
     /// ClickHouse's (chdb) `icebergLocal` and `icebergS3` of that file.
     ClickHouse,
+    /// Spark, by Iceberg's own reader, of that file.
+    Spark,
 }
 
 impl Engine {
     /// Every engine.
-    pub const ALL: [Engine; 3] = [Engine::PyIceberg, Engine::DuckDb, Engine::ClickHouse];
+    pub const ALL: [Engine; 4] =
+        [Engine::PyIceberg, Engine::DuckDb, Engine::ClickHouse, Engine::Spark];
 
     /// What `iceberg.py` calls it.
-    pub fn name(self) -> &'static str {
+    fn name(self) -> &'static str {
         match self {
             Engine::PyIceberg => "pyiceberg",
             Engine::DuckDb => "duckdb",
             Engine::ClickHouse => "clickhouse",
+            Engine::Spark => "spark",
         }
+    }
+
+    /// A request of `iceberg.py` with the engine that is to fulfil it.
+    pub fn asked(self, mut request: Value) -> Result<Value> {
+        request["engine"] = self.name().into();
+        if self == Engine::Spark {
+            request["spark"] = Spark::shared()?.socket().to_string_lossy().into();
+        }
+        Ok(request)
     }
 
     /// Reads tables ("namespace.table") with one start of the engine. In
     /// [`ReadTable::types`] are Iceberg's types, as the table's schema has them.
     pub fn read(self, client: &Client, tables: &[String]) -> Result<Vec<ReadTable>> {
-        let text = client.call("read", json!({"engine": self.name(), "tables": tables}))?;
+        let text = client.call("read", self.asked(json!({"tables": tables}))?)?;
         tables_in(&text, tables.len())
     }
 
@@ -42,15 +56,21 @@ impl Engine {
     ///
     /// PyIceberg and DuckDB tell everything. ClickHouse has no null arrays (they
     /// are empty), no dates outside 0000-01-01 to 9999-12-31 (they end there) and
-    /// no time type (it counts whole seconds).
+    /// no time type (it counts whole seconds). Spark has no time type either: of a
+    /// table with one it tells neither that column nor any list.
     pub fn tells(self, rows: &Rows, kinds: &[String]) -> Rows {
-        let mut told = rows.clone();
-        if self == Engine::ClickHouse {
-            for row in &mut told.rows {
-                for (cell, kind) in row.iter_mut().zip(kinds) {
-                    clickhouse(cell, kind);
-                }
+        let is_time = |kind: &String| ["time", "list<time>"].contains(&kind.as_str());
+        let timed = kinds.iter().any(is_time);
+        let tell = |cell: &mut Cell, kind: &String| match self {
+            Engine::ClickHouse => clickhouse(cell, kind),
+            Engine::Spark if is_time(kind) || timed && kind.starts_with("list<") => {
+                *cell = Cell::Null;
             }
+            Engine::PyIceberg | Engine::DuckDb | Engine::Spark => {}
+        };
+        let mut told = rows.clone();
+        for row in &mut told.rows {
+            row.iter_mut().zip(kinds).for_each(|(cell, kind)| tell(cell, kind));
         }
         told
     }

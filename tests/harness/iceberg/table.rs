@@ -189,9 +189,8 @@ impl Table {
     /// understand it: names that are no keywords, timestamps as
     /// '2024-02-29T12:00:00+00:00'.
     pub fn counts(&self, engine: Engine, conditions: &[&str]) -> Result<Vec<u64>> {
-        let request =
-            json!({"engine": engine.name(), "table": self.name, "conditions": conditions});
-        self.client.ask("count", request)
+        let request = json!({"table": self.name, "conditions": conditions});
+        self.client.ask("count", engine.asked(request)?)
     }
 
     /// As [`Table::counts`], for one condition.

@@ -28,7 +28,7 @@ fn described_as(groups: Vec<ArrayRef>, adapt: impl FnOnce(Field) -> Field) -> Da
         RecordBatch::try_new(Arc::clone(&plan.arrow), vec![column]).unwrap()
     });
     let batches: Vec<_> = batches.collect();
-    let properties = encoding::properties(&batches[0], 1 << 30);
+    let properties = encoding::properties(&batches[0], 1 << 30, false);
     let mut nan = NanCounts::default();
     let schema = Arc::clone(&plan.arrow);
     let mut writer = ArrowWriter::try_new(Vec::new(), schema, Some(properties)).unwrap();

@@ -96,6 +96,12 @@ impl Stage for IcebergStage {
         false
     }
 
+    /// Iceberg's own reader for Spark fails on texts so encoded, and before 1.10
+    /// on numbers.
+    fn readers_know_deltas(&self) -> bool {
+        false
+    }
+
     fn open(&mut self, partition: &str) -> Result<Box<dyn Sink>, WriterError> {
         if let Some(partitions) = &self.partitions {
             self.partition = partitions.values(partition)?;
