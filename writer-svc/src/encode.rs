@@ -11,8 +11,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, RecordBatch};
 use arrow::datatypes::{Schema, SchemaRef};
-use parquet::arrow::arrow_writer::ArrowWriterOptions;
-use parquet::arrow::{ArrowSchemaConverter, ArrowWriter, add_encoded_arrow_schema_to_metadata};
+use parquet::arrow::{ArrowSchemaConverter, add_encoded_arrow_schema_to_metadata};
 use parquet::basic::Type as Physical;
 use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
@@ -22,6 +21,14 @@ use crate::decimal;
 use crate::encoding;
 use crate::error::WriterError;
 use crate::stage::{Sink, Stage};
+
+mod bounds;
+mod dictionary;
+mod file;
+mod flat;
+mod packing;
+
+use file::FileWriter;
 
 /// Bytes written to a file at once. With parquet's own 8 KiB, most writes began
 /// within a page, which the file system then filled with zeros first.
@@ -42,7 +49,7 @@ pub struct Encoder {
 struct Open {
     partition: String,
     location: PathBuf,
-    writer: ArrowWriter<BufWriter<Box<dyn Sink>>>,
+    writer: FileWriter<BufWriter<Box<dyn Sink>>>,
 }
 
 impl Encoder {
@@ -120,8 +127,7 @@ impl Encoder {
         };
         open.writer.write(batch).map_err(WriterError::parquet(&open.location))?;
         self.stage.wrote(batch);
-        let size = open.writer.bytes_written() + open.writer.in_progress_size();
-        if size as u64 >= self.max_file_bytes {
+        if open.writer.size() as u64 >= self.max_file_bytes {
             self.close()?;
         }
         Ok(())
@@ -132,11 +138,11 @@ impl Encoder {
         let location = sink.location().to_owned();
         let schema = Arc::clone(&self.schema);
         let sink = BufWriter::with_capacity(WRITE_BYTES, sink);
-        let options = ArrowWriterOptions::new()
-            .with_parquet_schema(file_schema(&schema).map_err(WriterError::parquet(&location))?)
-            .with_properties(self.properties.clone().unwrap_or_default())
-            .with_skip_arrow_metadata(true);
-        let writer = ArrowWriter::try_new_with_options(sink, schema, options)
+        let writer = file_schema(&schema)
+            .and_then(|descriptor| {
+                let properties = self.properties.clone().unwrap_or_default();
+                FileWriter::new(sink, schema, &descriptor, properties)
+            })
             .map_err(WriterError::parquet(&location))?;
         self.open = Some(Open { partition: partition.to_owned(), location, writer });
         Ok(())
@@ -196,6 +202,10 @@ fn slice_bytes(batch: &RecordBatch) -> usize {
     let of = |column: &ArrayRef| column.to_data().get_slice_memory_size().unwrap_or(0);
     batch.columns().iter().map(of).sum()
 }
+
+#[cfg(test)]
+#[path = "encode/flat_tests.rs"]
+mod flat_tests;
 
 #[cfg(test)]
 mod tests {

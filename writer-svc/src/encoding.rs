@@ -38,9 +38,9 @@ const MAX_DICTIONARY_BYTES: usize = 1 << 20;
 /// Bytes of a page before compression.
 const PAGE_BYTES: usize = 1 << 20;
 /// zstd's level.
-const COMPRESSION_LEVEL: i32 = 1;
+pub const COMPRESSION_LEVEL: i32 = 1;
 /// Bytes kept of a text's minimum and maximum.
-const STATISTICS_BYTES: usize = 64;
+pub const STATISTICS_BYTES: usize = 64;
 
 /// Columns whose least and greatest text help no reader, and cost two
 /// comparisons for each row.

@@ -16,7 +16,8 @@
 //! - [`partition`]: which rows go to which directory
 //! - [`spill`]: rows in the order of their partitions, in bounded memory
 //! - [`encode`]: record batches → Parquet files of bounded size
-//!   ([`encoding`]: which encoding suits a column)
+//!   ([`encoding`]: which encoding suits a column; the pages of columns that are
+//!   not nested are ours, those of lists are `parquet`'s)
 //! - [`stage`]: the files of one chunk, invisible to readers, and their manifest
 //! - [`target`]: a table at a destination, whatever its kind
 //! - [`parquet`]: stage, prepare, commit and drop of a table directory
