@@ -3,6 +3,7 @@
 //!
 //! - [`v1`]: messages and clients, generated from `tidewater/v1/*.proto`
 //! - [`lsn`]: a WAL position
+//! - [`columns`]: metadata of a DoPut's schema that tell columns apart
 //! - [`error`]: a fault, and the one table of error code ↔ gRPC status
 //! - [`limits`]: sizes and times that both ends of a connection must share
 //! - [`token`]: bearer tokens, their proof and their check
@@ -12,6 +13,7 @@
 //! - [`dial`]: connect to a service and make sure it is the right one
 //! - [`process`]: a service's command line, logging, signals and exit
 
+pub mod columns;
 pub mod dial;
 pub mod error;
 pub mod identity;

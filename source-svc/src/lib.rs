@@ -7,7 +7,8 @@
 //! - [`connect`], [`dial`], [`tls`], [`ssh`], [`known_hosts`]: a session on it
 //! - [`tap`]: COPY's data, led around the session's client
 //! - [`check`], [`discover`]: what the role may read there
-//! - [`types`], [`relation`], [`sql`]: what a relation is, and what its columns become
+//! - [`types`], [`relation`], [`sql`]: what a relation is, and what its columns become;
+//!   [`identity`]: which ones they are, whatever their names
 //! - [`load`]: one snapshot of many relations, in chunks, each read by one COPY
 //! - [`decode`]: COPY's binary form → Arrow columns
 //! - [`batch`]: columns → record batches
@@ -30,6 +31,7 @@ pub mod tls;
 pub mod check;
 pub mod discover;
 
+pub mod identity;
 pub mod relation;
 pub mod sql;
 pub mod types;

@@ -10,10 +10,12 @@ mod foreign;
 mod forms;
 mod glue;
 mod jdbc;
+mod meanwhile;
 mod partitions;
 mod proof;
 mod pruning;
 mod refusals;
+mod renames;
 mod replace;
 mod samples;
 mod shop;
@@ -61,6 +63,13 @@ macro_rules! suite {
             forms::keys_are_identifier_fields_where_they_may_be_and_are_wanted,
             forms::columns_are_added_by_name_and_dropped_ones_become_null,
             forms::columns_widen_in_place_and_other_types_are_columns_of_their_own,
+            renames::renamed_columns_stay_their_fields_and_earlier_snapshots_keep_the_names,
+            renames::a_table_made_anew_goes_by_names_and_is_followed_from_then_on,
+            renames::a_renamed_partition_column_keeps_its_partitions,
+            renames::beside_rows_of_json_a_partition_column_is_followed,
+            renames::a_stale_catalog_is_told_what_was_renamed,
+            meanwhile::a_column_added_at_the_source_during_a_sync_comes_with_the_next,
+            meanwhile::what_others_change_during_a_sync_is_neither_lost_nor_taken_for_ours,
             bad_input::a_partition_column_of_another_type_is_refused_and_the_table_unchanged,
             bad_input::a_table_of_others_is_not_touched,
             bad_input::a_partition_that_cannot_be_is_refused,

@@ -8,8 +8,9 @@ what the command says. An answer is lines, then `end`, or `failed` and the
 reason as a JSON string. Cells are those of reader.py, both ways. Requests share
 nothing but the time it takes to start.
 
-    read      engine, tables      each table as reader.py prints it; Spark is
-                                  asked at `spark`, a socket of spark.py
+    read      engine, tables      each table as reader.py prints it; with `snapshot`,
+                                  as it was then, under the schema of then; Spark
+                                  is asked at `spark`, a socket of spark.py
     count     engine, conditions  for each condition, the rows that fulfil it
     plan      conditions          for each, the data files PyIceberg would open
     describe                      all of the table's metadata, as JSON
@@ -20,6 +21,10 @@ nothing but the time it takes to start.
     create    columns, partition, properties   a table; columns are [name, type]
     append    columns, rows       as a foreign writer
     rewrite                       its own rows in new files, as compaction does
+    evolve    changes             the schema: [add, column, type], [rename, column,
+                                  name], [type, column, type], [drop, column]
+    unset     property            forgets a property of the table
+    roll_back snapshot            main is that snapshot; the schema stays
     drop                          the table with its files
     glue      action, arguments   a call of a Glue catalog's own, and its answer
     uploads   location            what is being uploaded to that place of a bucket
@@ -63,14 +68,18 @@ def print_json(value):
 
 
 def read(catalog, request):
+    snapshot_id = request.get("snapshot")
     for name in request["tables"]:
         table = catalog.load_table(name)
         found = iceberg_engines.read(request, table)
-        files = live_files(table)
+        files = live_files(table, snapshot_id)
         print_json(
             {
                 "columns": found.column_names,
-                "types": {field.name: printed(field.field_type) for field in table.schema().fields},
+                "types": {
+                    field.name: printed(field.field_type)
+                    for field in iceberg_engines.schema_at(table, snapshot_id).fields
+                },
                 "parquet": footers(table, files),
                 "files": [{"path": file.file_path, "bytes": file.file_size_in_bytes} for _, file in files],
             }
@@ -107,9 +116,9 @@ def plan(catalog, request):
 # --- describing ---------------------------------------------------------------
 
 
-def live_files(table):
+def live_files(table, snapshot_id=None):
     """(manifest entry, data file) of all live files, delete files too."""
-    snapshot = table.current_snapshot()
+    snapshot = table.snapshot_by_id(snapshot_id) if snapshot_id else table.current_snapshot()
     if snapshot is None:
         return []
     manifests = snapshot.manifests(table.io)
@@ -318,6 +327,31 @@ def rewrite(catalog, request):
     table.overwrite(table.scan().to_arrow(), overwrite_filter=AlwaysTrue())
 
 
+def evolve(catalog, request):
+    with catalog.load_table(request["table"]).update_schema() as update:
+        for what, column, *to in request["changes"]:
+            if what == "add":
+                update.add_column(column, parsed(to[0]))
+            elif what == "rename":
+                update.rename_column(column, to[0])
+            elif what == "type":
+                update.update_column(column, field_type=parsed(to[0]))
+            elif what == "drop":
+                update.delete_column(column)
+            else:
+                raise ValueError(f"an unknown change {what}")
+
+
+def unset(catalog, request):
+    with catalog.load_table(request["table"]).transaction() as transaction:
+        transaction.remove_properties(request["property"])
+
+
+def roll_back(catalog, request):
+    snapshots = catalog.load_table(request["table"]).manage_snapshots()
+    snapshots.set_current_snapshot(snapshot_id=request["snapshot"]).commit()
+
+
 def drop(catalog, request):
     catalog.purge_table(request["table"])
 
@@ -398,6 +432,7 @@ COMMANDS = {
     command.__name__: command
     for command in (
         *(read, count, plan, describe, misplaced, tables, files, create, append, rewrite, drop),
+        *(evolve, unset, roll_back),
         *(glue, uploads, forbid, bucket, objects, delete, mirror, rows),
     )
 }

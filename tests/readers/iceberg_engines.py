@@ -19,8 +19,15 @@ from pyiceberg import types
 from iceberg_values import arrow_type
 
 
-def with_pyiceberg(table):
-    return table.scan().to_arrow()
+def schema_at(table, snapshot_id):
+    """The schema that a snapshot is read under; the table's without one."""
+    if snapshot_id is None:
+        return table.schema()
+    return table.schemas()[table.snapshot_by_id(snapshot_id).schema_id]
+
+
+def with_pyiceberg(table, snapshot_id):
+    return table.scan(snapshot_id=snapshot_id).to_arrow()
 
 
 # --- DuckDB -------------------------------------------------------------------
@@ -56,12 +63,13 @@ def duckdb_connection(properties):
     return connection
 
 
-def duckdb_source(table):
-    return f"iceberg_scan({sql_text(table.metadata_location)})"
+def duckdb_source(table, snapshot_id=None):
+    at = "" if snapshot_id is None else f", snapshot_from_id = {snapshot_id}"
+    return f"iceberg_scan({sql_text(table.metadata_location)}{at})"
 
 
-def with_duckdb(table, properties):
-    query = f"SELECT * FROM {duckdb_source(table)}"
+def with_duckdb(table, properties, snapshot_id):
+    query = f"SELECT * FROM {duckdb_source(table, snapshot_id)}"
     return duckdb_connection(properties).sql(query).to_arrow_table()
 
 
@@ -89,18 +97,19 @@ def clickhouse_source(table, properties):
     return f"icebergLocal({quoted(base.removeprefix('file://') + '/')}, {pinned})"
 
 
-def clickhouse(what, table, properties, form):
+def clickhouse(what, table, properties, form, snapshot_id=None):
     import chdb
 
-    return chdb.query(f"SELECT {what(clickhouse_source(table, properties))} {CLICKHOUSE_SETTINGS}", form)
+    at = "" if snapshot_id is None else f", iceberg_snapshot_id = {snapshot_id}"
+    return chdb.query(f"SELECT {what(clickhouse_source(table, properties))} {CLICKHOUSE_SETTINGS}{at}", form)
 
 
-def with_clickhouse(table, properties):
-    answer = clickhouse(lambda source: f"* FROM {source}", table, properties, "ArrowStream")
+def with_clickhouse(table, properties, snapshot_id):
+    answer = clickhouse(lambda source: f"* FROM {source}", table, properties, "ArrowStream", snapshot_id)
     found = pyarrow.ipc.open_stream(answer.bytes()).read_all()
-    columns = []
+    schema, columns = schema_at(table, snapshot_id), []
     for name, column in zip(found.column_names, found.columns):
-        kind = table.schema().find_field(name).field_type
+        kind = schema.find_field(name).field_type
         chunks = [restored(chunk, kind) for chunk in column.chunks]
         columns.append(pyarrow.chunked_array(chunks, arrow_type(kind)))
     return pyarrow.table(columns, names=found.column_names)
@@ -137,15 +146,16 @@ def spark(table, request, **asked):
     return head, stream
 
 
-def with_spark(table, request):
-    _, stream = spark(table, request)
+def with_spark(table, request, snapshot_id):
+    _, stream = spark(table, request, snapshot=snapshot_id)
     with stream:
         found = pyarrow.ipc.open_stream(stream).read_all()
-    names = [field.name for field in table.schema().fields]
+    fields = schema_at(table, snapshot_id).fields
+    names = [field.name for field in fields]
     # What Spark cannot tell.
     absent = {
         field.name: pyarrow.nulls(found.num_rows, arrow_type(field.field_type))
-        for field in table.schema().fields
+        for field in fields
         if field.name not in found.column_names
     }
     return pyarrow.table([absent[name] if name in absent else found[name] for name in names], names=names)
@@ -155,15 +165,16 @@ def with_spark(table, request):
 
 
 def read(request, table):
-    engine, properties = request["engine"], request["catalog"]
+    """All rows; of a snapshot, under the schema it was made with."""
+    engine, properties, snapshot_id = request["engine"], request["catalog"], request.get("snapshot")
     if engine == "pyiceberg":
-        return with_pyiceberg(table)
+        return with_pyiceberg(table, snapshot_id)
     if engine == "duckdb":
-        return with_duckdb(table, properties)
+        return with_duckdb(table, properties, snapshot_id)
     if engine == "clickhouse":
-        return with_clickhouse(table, properties)
+        return with_clickhouse(table, properties, snapshot_id)
     if engine == "spark":
-        return with_spark(table, request)
+        return with_spark(table, request, snapshot_id)
     raise ValueError(f"an unknown engine {engine}")
 
 

@@ -7,7 +7,7 @@ Answers at DIRECTORY/socket, one request a connection, until it is told to end
 {"failed": why} or what was asked:
 
     metadata, properties              {} and then all rows of the table, as an
-                                      Arrow stream
+                                      Arrow stream; with `snapshot`, as it was then
     metadata, properties, conditions  {"counts": rows for each}
 
 `metadata` is where a metadata file lies and `properties` are PyIceberg's, of
@@ -81,7 +81,7 @@ class Reader:
             self.stores[key] = self.jvm.org.apache.iceberg.CatalogUtil.loadFileIO(kind, java, hadoop)
         return self.stores[key]
 
-    def table(self, location, properties):
+    def table(self, location, properties, snapshot_id):
         """The table that a metadata file describes, as a DataFrame."""
         iceberg = self.jvm.org.apache.iceberg
         io = self.file_io(location, properties)
@@ -94,7 +94,8 @@ class Reader:
                 columns.add(self.as_long(column) if has_time(column) else column)
             metadata = metadata.updateSchema(iceberg.Schema(columns, schema.identifierFieldIds()))
         table = iceberg.BaseTable(iceberg.StaticTableOperations(metadata, io), location)
-        source, none = iceberg.spark.source.SparkTable(table, False), self.jvm.scala.Option.empty()
+        at = [] if snapshot_id is None else [snapshot_id]
+        source, none = iceberg.spark.source.SparkTable(table, *at, False), self.jvm.scala.Option.empty()
         sql = self.jvm.org.apache.spark.sql
         relation = sql.execution.datasources.v2.DataSourceV2Relation.create(source, none, none)
         found = DataFrame(sql.Dataset.ofRows(self.spark._jsparkSession, relation), self.spark)
@@ -107,7 +108,7 @@ class Reader:
         return getattr(types.NestedField, "from")(column).ofType(types.LongType.get()).build()
 
     def answer(self, request, stream):
-        found = self.table(request["metadata"], request["properties"])
+        found = self.table(request["metadata"], request["properties"], request.get("snapshot"))
         if "conditions" in request:
             counts = [found.where(condition).count() for condition in request["conditions"]]
             stream.write(line({"counts": counts}))

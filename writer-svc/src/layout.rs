@@ -84,7 +84,7 @@ impl Layout {
         let separable = json.is_some() && table.key_columns.len() > 1;
         let row_id = RowId::new(&table.stream, source, &table.key_columns, separable)?;
         Ok(Layout {
-            schema: Arc::new(Schema::new(fields)),
+            schema: Arc::new(Schema::new_with_metadata(fields, source.metadata().clone())),
             stream: table.stream.clone(),
             row_id,
             constants: Constants::new(stage),
@@ -99,8 +99,8 @@ impl Layout {
         self.schema = decimal::as_arriving(schema, &self.schema);
     }
 
-    /// The schema of every batch; [`decimal::declared`]: what the destination
-    /// says of it.
+    /// The schema of every batch, with the metadata of [`proto::columns`] that
+    /// the source gave; [`decimal::declared`]: what the destination says of it.
     pub fn schema(&self) -> SchemaRef {
         Arc::clone(&self.schema)
     }

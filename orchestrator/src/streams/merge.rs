@@ -99,13 +99,18 @@ fn renew_columns(
         return;
     }
     let now = &fresh.type_schema.properties;
+    let seen = &old.type_schema.properties;
+    let mut new: Vec<String> = now.keys().filter(|it| !seen.contains_key(*it)).cloned().collect();
     chosen.columns.retain(|column| {
         let there = now.contains_key(column);
         if !there {
-            warnings.push(format!(
-                "{} no longer has the selected column {column:?}: removed",
-                fresh.id()
-            ));
+            let mut warning =
+                format!("{} no longer has the selected column {column:?}: removed", fresh.id());
+            if !new.is_empty() && !chosen.sync_new_columns {
+                let new = new.join(", ");
+                warning += &format!("; if it was renamed, select its new name (new are: {new})");
+            }
+            warnings.push(warning);
         }
         there
     });
@@ -115,12 +120,8 @@ fn renew_columns(
             fresh.id()
         ));
     } else if chosen.sync_new_columns {
-        for column in now.keys() {
-            let new = !old.type_schema.properties.contains_key(column);
-            if new && !chosen.columns.contains(column) {
-                chosen.columns.push(column.clone());
-            }
-        }
+        new.retain(|column| !chosen.columns.contains(column));
+        chosen.columns.extend(new);
     }
 }
 

@@ -115,7 +115,7 @@ fn select(
     let mut known = |what: &str, column: &str| {
         // Without a type_schema nothing is known: the source will say.
         if !all.is_empty() && !all.contains(&column) {
-            fault(format!("{what} names {column:?}, which is no column of it"));
+            fault(unknown(what, column));
         }
     };
     let chosen = selection.selected_columns.as_ref();
@@ -139,7 +139,7 @@ fn select(
             .iter()
             .filter(|c| !all.is_empty() && !all.contains(&c.column.as_str()))
         {
-            fault(format!("filter names {:?}, which is no column of it", condition.column));
+            fault(unknown("filter", &condition.column));
         }
     }
     let columns = coming(stream, &selected);
@@ -178,6 +178,12 @@ fn select(
         table,
         columns,
     }
+}
+
+fn unknown(what: &str, column: &str) -> String {
+    format!(
+        "{what} names {column:?}, which is no column of it; if it was renamed, write its new name"
+    )
 }
 
 fn sync_mode(stream: &Stream, source: &SourceFile, fault: &mut impl FnMut(String)) -> SyncMode {

@@ -66,8 +66,9 @@ impl ChunkJob<'_> {
         );
         let bounds = Bounds { rows: self.load.config.reader_batch_size, bytes: self.batch_bytes };
         let batcher = Batcher::new(decoder, bounds);
+        let schema = self.table.stream.told(batcher.schema(), &self.load.database);
         let Upload { outbox, staged } =
-            send::start(writer, stage, batcher.schema().clone(), self.load.max_row_bytes).await?;
+            send::start(writer, stage, schema, self.load.max_row_bytes).await?;
         let mut staged = pin!(staged);
         let mut read = pin!(self.read(reader, batcher, outbox, progress));
         let read = tokio::select! {

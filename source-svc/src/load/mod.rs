@@ -29,6 +29,7 @@ pub use copy::{ChunkJob, Progress};
 use crate::config::Config;
 use crate::connect::Session;
 use crate::error::SourceError;
+use crate::identity;
 use crate::send::Writers;
 use plan::PlannedChunk;
 use readers::Readers;
@@ -55,6 +56,8 @@ pub struct Loads {
 pub struct Load {
     /// How its server is reached.
     pub config: Arc<Config>,
+    /// As [`identity::database`] has it.
+    pub database: String,
     /// What one row may have in COPY's binary form.
     pub max_row_bytes: u64,
     /// Its reader sessions.
@@ -190,6 +193,7 @@ impl Load {
             return Err(SourceError::Config(vec!["streams: none to load".to_owned()]));
         }
         let keeper = Session::open(&config, "tidewater load keeper").await?;
+        let database = identity::database(&keeper).await?;
         let snapshot = snapshot::take(&keeper, &request.streams, &config).await?;
         let plans = try_join_all(
             snapshot.streams.iter().map(|stream| plan::plan(&keeper, stream, config.max_threads)),
@@ -218,6 +222,7 @@ impl Load {
             readers: Readers::new(config.clone(), snapshot.name, &tables),
             writers: Writers::default(),
             config,
+            database,
             max_row_bytes,
             id: response.load_id.clone(),
             keeper: Arc::new(keeper),

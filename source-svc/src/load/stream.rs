@@ -2,6 +2,7 @@
 //! columns to read, under which condition, and every way in which the table is
 //! no longer what discover saw.
 
+use arrow::datatypes::{Schema, SchemaRef};
 use proto::v1;
 use proto::v1::filter::LogicalOperator;
 use proto::v1::load_stream::OnUnrepresentable as Policy;
@@ -9,7 +10,7 @@ use proto::v1::load_stream::OnUnrepresentable as Policy;
 use crate::decode::{self, OnUnrepresentable};
 use crate::error::SourceError;
 use crate::relation::{ColumnInfo, RelationInfo};
-use crate::sql;
+use crate::{identity, sql};
 
 /// A stream whose relation was found, and found as expected.
 #[derive(Clone, Debug)]
@@ -67,6 +68,7 @@ impl Stream {
         let split_column = (!request.split_column.is_empty()).then(|| request.split_column.clone());
         if let Some(split) = &split_column
             && relation.column(split).is_none()
+            && !is_gone(request, &relation, split)
         {
             faults.config.push(format!("{label} has no column {split} to split by"));
         }
@@ -93,6 +95,13 @@ impl Stream {
             .map(|column| column.column_type.select_expression(&sql::quote_ident(&column.name)))
             .collect();
         expressions.join(", ")
+    }
+
+    /// The decoder's schema, as a writer is told it: with which column of which
+    /// relation each field is. `database`: as [`identity::database`] has it.
+    pub fn told(&self, schema: &Schema, database: &str) -> SchemaRef {
+        let attnums = self.columns.iter().map(|column| column.attnum);
+        identity::told(schema, database, self.relation.oid, attnums)
     }
 
     /// What the decoder needs to know of each column.
@@ -208,8 +217,9 @@ fn compare(
     for expected in &request.expected {
         let name = &expected.name;
         match relation.column(name) {
-            None if request.selected.is_empty() || request.selected.contains(name) => {
-                faults.changed.push(format!("{label}: column {name} no longer exists"));
+            None if request.selected.is_empty() || names(request, name) => {
+                let hint = renamed(request, relation, expected);
+                faults.changed.push(format!("{label}: column {name} no longer exists{hint}"));
             }
             Some(now)
                 if now.column_type.word != expected.r#type
@@ -222,6 +232,33 @@ fn compare(
             _ => {}
         }
     }
+}
+
+/// Whether a setting of the stream names this column.
+fn names(request: &v1::LoadStream, column: &str) -> bool {
+    let filter = request.filter.as_ref().map(|filter| filter.conditions.as_slice());
+    request.selected.iter().any(|name| name == column)
+        || request.split_column == column
+        || filter.unwrap_or_default().iter().any(|condition| condition.column == column)
+}
+
+/// Whether discover saw a column that is not there any more, which
+/// [`compare`] then says.
+fn is_gone(request: &v1::LoadStream, relation: &RelationInfo, column: &str) -> bool {
+    let seen = request.expected.iter().any(|expected| expected.name == column);
+    seen && relation.column(column).is_none()
+}
+
+/// What may have become of a column that is gone: discover has not seen these,
+/// and they are of its type.
+fn renamed(request: &v1::LoadStream, relation: &RelationInfo, gone: &v1::Column) -> String {
+    let unseen = |now: &&ColumnInfo| {
+        now.column_type.word == gone.r#type
+            && !request.expected.iter().any(|expected| expected.name == now.name)
+    };
+    let now: Vec<&str> =
+        relation.columns.iter().filter(unseen).map(|column| column.name.as_str()).collect();
+    if now.is_empty() { String::new() } else { format!(" (renamed to {}?)", now.join(" or ")) }
 }
 
 fn described(word: &str, postgres_type: &str) -> String {
@@ -240,7 +277,10 @@ fn filter(
     for condition in &filter.conditions {
         if relation.column(&condition.column).is_none() {
             let column = &condition.column;
-            faults.config.push(format!("the filter of {label} names column {column}, not there"));
+            if !is_gone(request, relation, column) {
+                let fault = format!("the filter of {label} names column {column}, not there");
+                faults.config.push(fault);
+            }
             continue;
         }
         let column = sql::quote_ident(&condition.column);
@@ -341,7 +381,12 @@ mod tests {
         let mut faults = Faults::default();
         let mut wanted = request();
         wanted.expected[0].r#type = "integer_small".to_owned();
-        wanted.expected.push(v1::Column { name: "gone".to_owned(), ..Default::default() });
+        let gone = |name: &str, word: &str| v1::Column {
+            name: name.to_owned(),
+            r#type: word.to_owned(),
+            ..Default::default()
+        };
+        wanted.expected.extend([gone("gone", "string"), gone("old", "date")]);
         assert!(Stream::new(&wanted, Some(relation()), &mut faults).is_none());
         assert!(Stream::new(&request(), None, &mut faults).is_none());
         assert_eq!(
@@ -349,9 +394,31 @@ mod tests {
             [
                 "public.t: column id was integer_small, now is integer",
                 "public.t: column gone no longer exists",
+                "public.t: column old no longer exists (renamed to new?)",
                 "public.t no longer exists",
             ]
         );
+    }
+
+    #[test]
+    fn a_column_that_is_gone_is_said_once_whatever_names_it() {
+        let mut wanted = request();
+        wanted.expected.push(v1::Column { name: "old".to_owned(), ..Default::default() });
+        wanted.selected = vec!["a".to_owned()];
+        // Nothing asks for it.
+        let mut faults = Faults::default();
+        assert!(Stream::new(&wanted, Some(relation()), &mut faults).is_some());
+        wanted.split_column = "old".to_owned();
+        let condition = v1::Condition {
+            column: "old".to_owned(),
+            operator: "=".to_owned(),
+            value: "1".to_owned(),
+            is_null: false,
+        };
+        wanted.filter = Some(v1::Filter { conditions: vec![condition], ..Default::default() });
+        assert!(Stream::new(&wanted, Some(relation()), &mut faults).is_none());
+        assert_eq!(faults.changed, ["public.t: column old no longer exists"]);
+        assert!(faults.config.is_empty(), "{:?}", faults.config);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Who reads, and what each cannot tell.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use super::client::Client;
@@ -50,6 +50,13 @@ impl Engine {
     pub fn read(self, client: &Client, tables: &[String]) -> Result<Vec<ReadTable>> {
         let text = client.call("read", self.asked(json!({"tables": tables}))?)?;
         tables_in(&text, tables.len())
+    }
+
+    /// Reads a table as it was with a snapshot, under the schema of then.
+    pub fn read_at(self, client: &Client, table: &str, snapshot: i64) -> Result<ReadTable> {
+        let request = self.asked(json!({"tables": [table], "snapshot": snapshot}))?;
+        let mut tables = tables_in(&client.call("read", request)?, 1)?;
+        tables.pop().context("the reader printed no table")
     }
 
     /// What the engine tells of rows whose columns have these Iceberg types.

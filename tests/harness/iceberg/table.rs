@@ -185,6 +185,11 @@ impl Table {
         tables.pop().context("the reader printed no table")
     }
 
+    /// As [`Table::read`], of an earlier snapshot, under the schema of then.
+    pub fn read_at(&self, engine: Engine, snapshot: i64) -> Result<ReadTable> {
+        engine.read_at(&self.client, &self.name, snapshot)
+    }
+
     /// How many rows an engine finds for each condition. Written so that all
     /// understand it: names that are no keywords, timestamps as
     /// '2024-02-29T12:00:00+00:00'.
@@ -243,6 +248,22 @@ impl Table {
     /// ones and one that adds the new, as a compaction does.
     pub fn rewrite(&self) -> Result<()> {
         self.client.call("rewrite", json!({"table": self.name})).map(drop)
+    }
+
+    /// Changes its schema, as a foreign writer: a list of `["add", column, type]`,
+    /// `["rename", column, name]`, `["type", column, type]`, `["drop", column]`.
+    pub fn evolve(&self, changes: Value) -> Result<()> {
+        self.client.call("evolve", json!({"table": self.name, "changes": changes})).map(drop)
+    }
+
+    /// Forgets a property.
+    pub fn unset(&self, property: &str) -> Result<()> {
+        self.client.call("unset", json!({"table": self.name, "property": property})).map(drop)
+    }
+
+    /// Makes an earlier snapshot the current one; the schema stays as it is.
+    pub fn roll_back(&self, snapshot: i64) -> Result<()> {
+        self.client.call("roll_back", json!({"table": self.name, "snapshot": snapshot})).map(drop)
     }
 
     /// Removes it with its files.

@@ -169,7 +169,7 @@ impl Commit<'_> {
         };
         let staged = &*self.staged.insert(staged);
         let Common { schema, spec, .. } = &staged.common;
-        let draft = Draft::of(base, schema, spec, &table.new_location)?;
+        let draft = Draft::of(base, schema, &staged.lineage, spec, &table.new_location)?;
         let draft = draft.map_err(|problem| WriterError::StageGone {
             manifest: self.request.staged[0].manifest.clone().into(),
             problem: format!("the table {} has changed since: {problem}", table.name),

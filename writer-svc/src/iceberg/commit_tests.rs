@@ -13,6 +13,9 @@ use iceberg::spec::{
 use proto::v1::iceberg::Catalog as Configured;
 use proto::v1::{Iceberg, JdbcCatalog, PrepareRequest, StageRequest, StagedChunk, Table};
 
+#[path = "commit_schema_tests.rs"]
+mod schema_changes;
+
 use super::*;
 use crate::encode::Encoder;
 use crate::iceberg::catalog::{Catalog, Next, TableName};

@@ -7,6 +7,7 @@
 //! ```
 //!
 //! - [`schema`]: the layout's columns ↔ the table's fields, by id
+//!   ([`lineage`]: which field a column is, whatever its name)
 //! - [`partition`]: how the table is partitioned, and which rows go where
 //!   ([`transform`]: a column's partition values)
 //! - [`stage`]: the data files of a chunk and its manifest
@@ -32,6 +33,7 @@ pub mod catalog;
 pub mod check;
 pub mod commit;
 pub mod drop;
+pub mod lineage;
 pub mod manifest;
 pub mod metrics;
 pub mod partition;

@@ -18,7 +18,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use iceberg::arrow::arrow_primitive_to_literal;
 use iceberg::spec::{
-    PartitionSpec, PrimitiveType, Schema, Struct, Transform, Type, UnboundPartitionSpec,
+    PartitionField, PartitionSpec, PrimitiveType, Schema, Struct, Transform, Type,
+    UnboundPartitionSpec,
 };
 
 use super::transform;
@@ -119,8 +120,26 @@ fn parse_transform(text: &str) -> Result<Transform, String> {
     })
 }
 
-/// The fields as a spec of the table with this schema.
-pub fn spec(regex: &str, fields: &[Field], schema: &Schema) -> Result<PartitionSpec, WriterError> {
+/// The fields as a spec of the table with this schema: `now`, the one it has,
+/// if that says the same, whatever the names of columns were when it was made.
+pub fn spec(
+    regex: &str,
+    fields: &[Field],
+    schema: &Schema,
+    now: Option<&PartitionSpec>,
+) -> Result<PartitionSpec, WriterError> {
+    let says = |field: &Field, part: &PartitionField| {
+        let column = schema.field_by_id(part.source_id);
+        column.is_some_and(|column| column.name == field.column)
+            && part.transform == field.transform
+    };
+    let same = |now: &&PartitionSpec| {
+        now.fields().len() == fields.len()
+            && fields.iter().zip(now.fields()).all(|(field, part)| says(field, part))
+    };
+    if let Some(now) = now.filter(same) {
+        return Ok(now.clone());
+    }
     let bind = || -> Result<PartitionSpec, String> {
         let mut builder = UnboundPartitionSpec::builder();
         let mut names: Vec<String> = Vec::new();
@@ -337,7 +356,7 @@ mod tests {
         let plan = schema::plan("d.t", None, &layout, &[]).unwrap();
         let regex = "{s,identity}{d,month}{n,truncate[100]}{u,bucket[4]}{d,void}";
         let fields = parse(regex, &["s", "d", "n", "u"]).unwrap();
-        let spec = spec(regex, &fields, &plan.table).unwrap();
+        let spec = spec(regex, &fields, &plan.table, None).unwrap();
         let names: Vec<_> = spec.fields().iter().map(|field| field.name.as_str()).collect();
         assert_eq!(names, ["s", "d_month", "n_trunc", "u_bucket", "d_null"]);
         let partitions = Partitions::new(&spec, &plan.table, &plan.arrow).unwrap().unwrap();
@@ -378,7 +397,7 @@ mod tests {
         let plan = schema::plan("d.t", None, &layout, &[]).unwrap();
         let fields =
             parse("{a,bucket[2]}{a,bucket[3]}{a_bucket,identity}", &["a", "a_bucket"]).unwrap();
-        let spec = spec("", &fields, &plan.table).unwrap();
+        let spec = spec("", &fields, &plan.table, None).unwrap();
         let names: Vec<_> = spec.fields().iter().map(|field| field.name.as_str()).collect();
         assert_eq!(names, ["a_bucket_", "a_bucket__", "a_bucket"]);
     }

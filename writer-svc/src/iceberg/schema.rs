@@ -1,14 +1,19 @@
 //! The layout's columns ↔ the table's fields, by field id.
 //!
 //! A new table numbers its fields as Iceberg does: the columns first, in
-//! order, then the elements of lists. A table that is there keeps its fields;
-//! a column is the field of its name, a column without a field gets the next
-//! id after the table's last, and a field without a column stays and is null
-//! from then on. A field becomes as wide as its column where Iceberg widens
-//! types; a column of any other type takes the place of the field of its name,
-//! as a field with an id of its own: all rows come anew. Every chunk of a load
-//! derives the same from the same table, and the commit demands that the table
-//! still agrees ([`reconcile`]).
+//! order, then the elements of lists. A table that is there keeps its fields:
+//!
+//! - which field a column is, [`lineage`] says; the field takes its name. A
+//!   column without a field gets the next id after the table's last.
+//! - A field without a column stays and is null from then on; where another
+//!   column takes its name, it leaves the schema (older snapshots keep it).
+//! - A field becomes as wide as its column where Iceberg widens types; a column
+//!   of any other type takes its field's place as a new one: all rows come anew.
+//!
+//! Every chunk of a load derives the same from the same table, and the commit
+//! demands that the table still agrees ([`reconcile`]).
+//!
+//! [`lineage`]: super::lineage
 //!
 //! Invariant: a data file's field ids mean in the table what they meant when
 //! it was written.
@@ -20,10 +25,12 @@ use arrow::datatypes::{
     DataType, Field, Schema as ArrowSchema, SchemaRef as ArrowSchemaRef, TimeUnit,
 };
 use iceberg::spec::{
-    ListType, NestedField, NestedFieldRef, PrimitiveType, Schema, TableMetadata, Type,
+    ListType, NestedField, NestedFieldRef, PrimitiveType, Schema, TableMetadata, Transform, Type,
 };
 use parquet::arrow::PARQUET_FIELD_ID_META_KEY;
+use proto::columns::{COLUMN, RELATION};
 
+use super::lineage::{self, Lineage};
 use crate::error::WriterError;
 
 /// Key of Arrow's metadata of a field that names its extension type.
@@ -36,6 +43,8 @@ pub struct Plan {
     pub table: Schema,
     /// The same columns as batches and files have them, with field ids.
     pub arrow: ArrowSchemaRef,
+    /// Where they come from, and what the table's fields become.
+    pub lineage: Lineage,
 }
 
 /// Fits the columns of `layout` to the table, or to a new one.
@@ -54,27 +63,49 @@ pub fn plan(
         .iter()
         .map(|field| Column::of(table, field, identifiers.contains(field.name())))
         .collect::<Result<Vec<_>, _>>()?;
+    let relation = layout.metadata().get(RELATION).filter(|relation| !relation.is_empty());
+    let mut lineage = Lineage { relation: relation.cloned(), ..Lineage::default() };
     let schema = match metadata {
         None => new_schema(table, &columns, identifiers)?,
-        Some(metadata) => extended(table, metadata, &columns)?,
+        Some(metadata) => {
+            let schema = extended(table, metadata, &columns, &mut lineage)?;
+            check_partition_names(table, metadata, &schema)?;
+            schema
+        }
     };
+    for column in &columns {
+        let field = schema.as_struct().field_by_name(column.name);
+        if let (Some(source), Some(field)) = (column.source, field)
+            && lineage.columns.insert(source, field.id).is_some()
+        {
+            let problem = format!("two columns of {table} have the same {COLUMN}, {source}");
+            return Err(WriterError::InvalidRequest(problem));
+        }
+    }
     let fields = columns
         .iter()
         .zip(layout.fields())
         .map(|(column, field)| arrow_field(table, &schema, column, field))
         .collect::<Result<Vec<_>, _>>()?;
-    Ok(Plan { table: schema, arrow: Arc::new(ArrowSchema::new(fields)) })
+    Ok(Plan { table: schema, arrow: Arc::new(ArrowSchema::new(fields)), lineage })
 }
 
 /// The table's schema with what a load has changed, if both still go together:
 /// every field of `staged` means in the table what it meant when the load was
 /// staged, is wider, or is new.
-pub fn reconcile(metadata: &TableMetadata, staged: &Schema) -> Result<Schema, String> {
+pub fn reconcile(
+    metadata: &TableMetadata,
+    staged: &Schema,
+    lineage: &Lineage,
+) -> Result<Schema, String> {
     let current = metadata.current_schema();
-    let mut fields: Vec<NestedFieldRef> = Vec::new();
+    let mut fields: Vec<NestedFieldRef> = staged.as_struct().fields().to_vec();
     for field in current.as_struct().fields() {
         match staged.field_by_id(field.id) {
-            Some(ours) if ours.name != field.name => {
+            Some(ours)
+                if ours.name != field.name
+                    && lineage.renamed.get(&field.id) != Some(&field.name) =>
+            {
                 return Err(format!("field {} is now named {:?}", field.id, field.name));
             }
             Some(ours)
@@ -84,9 +115,11 @@ pub fn reconcile(metadata: &TableMetadata, staged: &Schema) -> Result<Schema, St
                 let kind = type_name(&field.field_type);
                 return Err(format!("column {:?} has become {kind}", field.name));
             }
-            Some(ours) => fields.push(Arc::clone(ours)),
-            // Its place is taken by a field of another type.
-            None if staged.field_by_name(&field.name).is_some() => {}
+            Some(_) => {}
+            None if lineage.removed.contains(&field.id) => {}
+            None if staged.field_by_name(&field.name).is_some() => {
+                return Err(format!("another column {:?} has been added", field.name));
+            }
             None if field.required => {
                 return Err(format!("the required column {:?} has been added", field.name));
             }
@@ -94,12 +127,8 @@ pub fn reconcile(metadata: &TableMetadata, staged: &Schema) -> Result<Schema, St
         }
     }
     for field in staged.as_struct().fields() {
-        match current.field_by_id(field.id) {
-            Some(_) => {}
-            None if field.id <= metadata.last_column_id() => {
-                return Err(format!("column {:?} has been dropped", field.name));
-            }
-            None => fields.push(Arc::clone(field)),
+        if current.field_by_id(field.id).is_none() && field.id <= metadata.last_column_id() {
+            return Err(format!("column {:?} has been dropped, or its id taken", field.name));
         }
     }
     with_fields(current.schema_id(), fields, staged.identifier_field_ids())
@@ -107,7 +136,7 @@ pub fn reconcile(metadata: &TableMetadata, staged: &Schema) -> Result<Schema, St
 }
 
 /// A schema of these fields; identifiers are those of `identifiers` that may be.
-fn with_fields(
+pub(super) fn with_fields(
     schema_id: i32,
     fields: Vec<NestedFieldRef>,
     identifiers: impl Iterator<Item = i32>,
@@ -143,6 +172,8 @@ fn widens(from: &Type, to: &Type) -> bool {
 /// A column of the layout as a field without an id.
 struct Column<'a> {
     name: &'a str,
+    /// Which column of its relation it is.
+    source: Option<i32>,
     kind: Kind,
     required: bool,
 }
@@ -167,7 +198,12 @@ impl<'a> Column<'a> {
             );
             WriterError::invalid_table(problem, "leave the column out with selected_columns")
         })?;
-        Ok(Column { name: field.name(), kind, required: is_key || !field.is_nullable() })
+        Ok(Column {
+            name: field.name(),
+            source: lineage::column_of(field)?,
+            kind,
+            required: is_key || !field.is_nullable(),
+        })
     }
 
     fn ids(&self) -> i32 {
@@ -188,6 +224,20 @@ impl<'a> Column<'a> {
             }
         };
         Arc::new(NestedField::new(id, self.name, kind, self.required))
+    }
+
+    /// The type of the table's field if it is to hold this column; `None`: it
+    /// cannot.
+    fn type_in(&self, field: &NestedField) -> Option<Box<Type>> {
+        if self.is_same_type(&field.field_type) {
+            return Some(field.field_type.clone());
+        }
+        let element = match field.field_type.as_ref() {
+            Type::List(list) => list.element_field.id,
+            _ => 0,
+        };
+        let ours = self.field(field.id, element).field_type.clone();
+        widens(&field.field_type, &ours).then_some(ours)
     }
 
     fn is_same_type(&self, kind: &Type) -> bool {
@@ -264,48 +314,64 @@ fn new_schema(
         .map_err(WriterError::iceberg(format!("making the schema of {table}")))
 }
 
-/// The table's schema with the columns that it lacks, and with the types that
-/// they have now.
+/// The table's schema with the columns that it lacks, and with the names and
+/// types that they have now.
 fn extended(
     table: &str,
     metadata: &TableMetadata,
     columns: &[Column],
+    lineage: &mut Lineage,
 ) -> Result<Schema, WriterError> {
     let current = metadata.current_schema();
-    let by_name: HashMap<&str, &Column> =
-        columns.iter().map(|column| (column.name, column)).collect();
-    let mut fields = Vec::new();
+    let names: Vec<_> = columns.iter().map(|column| (column.name, column.source)).collect();
+    let found = lineage::fields_of(metadata, lineage.relation.as_deref(), &names);
+    let by_id: HashMap<i32, &Column> =
+        found.iter().zip(columns).filter_map(|(id, column)| Some(((*id)?, column))).collect();
+    let mut new: Vec<&Column> = columns
+        .iter()
+        .zip(&found)
+        .filter(|(_, id)| id.is_none())
+        .map(|(column, _)| column)
+        .collect();
+    let mut fields: Vec<NestedFieldRef> = Vec::new();
     let mut identifiers: Vec<i32> = current.identifier_field_ids().collect();
     let mut next = metadata.last_column_id() + 1;
     for field in current.as_struct().fields() {
-        let Some(column) = by_name.get(field.name.as_str()) else {
+        let column = by_id.get(&field.id).copied();
+        if let Some(column) = column
+            && let Some(field_type) = column.type_in(field)
+        {
+            if field.name != column.name {
+                lineage.renamed.insert(field.id, field.name.clone());
+            }
+            let name = column.name.to_owned();
+            // A column that was optional stays so: rows that are there may lack it.
+            let required = field.required && column.required;
+            let same = field.as_ref().clone();
+            fields.push(Arc::new(NestedField { name, required, field_type, ..same }));
+            continue;
+        }
+        let Some(taker) = column.or_else(|| columns.iter().find(|it| it.name == field.name)) else {
             // Null from now on.
             fields.push(Arc::new(NestedField { required: false, ..field.as_ref().clone() }));
             continue;
         };
-        // A column that was optional stays so: rows that are there may lack it.
-        let required = field.required && column.required;
-        let element = match field.field_type.as_ref() {
-            Type::List(list) => list.element_field.id,
-            _ => 0,
-        };
-        let same = column.field(field.id, element).field_type.clone();
-        if column.is_same_type(&field.field_type) {
-            fields.push(Arc::new(NestedField { required, ..field.as_ref().clone() }));
-        } else if widens(&field.field_type, &same) {
-            let field_type = same;
-            fields.push(Arc::new(NestedField { required, field_type, ..field.as_ref().clone() }));
-        } else {
-            check_replaceable(table, metadata, field, column)?;
-            if let Some(identifier) = identifiers.iter_mut().find(|id| **id == field.id) {
-                *identifier = next;
-            }
-            let new = column.field(next, next + 1).as_ref().clone();
-            fields.push(Arc::new(NestedField { required, ..new }));
-            next += column.ids();
+        check_removable(table, metadata, field, taker)?;
+        lineage.removed.insert(field.id);
+        let unplaced = new.len();
+        new.retain(|it| it.name != taker.name);
+        if column.is_none() && new.len() == unplaced {
+            // What takes the name has a field already.
+            continue;
         }
+        if let Some(identifier) = identifiers.iter_mut().find(|id| **id == field.id) {
+            *identifier = next;
+        }
+        let taking = taker.field(next, next + 1).as_ref().clone();
+        fields.push(Arc::new(NestedField { required: field.required && taker.required, ..taking }));
+        next += taker.ids();
     }
-    for column in columns.iter().filter(|column| current.field_by_name(column.name).is_none()) {
+    for column in new {
         // Rows that are there have no value for it.
         let new = column.field(next, next + 1).as_ref().clone();
         fields.push(Arc::new(NestedField { required: false, ..new }));
@@ -315,28 +381,59 @@ fn extended(
         .map_err(WriterError::iceberg(format!("changing the schema of {table}")))
 }
 
+/// What there is to do about a table that cannot take the stream's columns.
+const ANOTHER_TABLE: &str = "drop the table (clear-destination) and sync again, or give the stream another \
+     destination_table";
+
 /// The field that a partition spec is made of cannot go.
-fn check_replaceable(
+fn check_removable(
     table: &str,
     metadata: &TableMetadata,
     field: &NestedField,
-    column: &Column,
+    taker: &Column,
 ) -> Result<(), WriterError> {
     let mut parts = metadata.partition_specs_iter().flat_map(|spec| spec.fields());
     if parts.all(|part| part.source_id != field.id) {
         return Ok(());
     }
+    let (was, is) = (type_name(&field.field_type), type_name(&taker.field(0, 0).field_type));
+    let what = match was == is {
+        true => "there is no longer that of the stream".to_owned(),
+        false => format!("is {was} there, and {is} in the stream"),
+    };
     Err(WriterError::invalid_table(
         format!(
             "the Iceberg table {table} cannot take the stream's columns: column {:?}, by which it \
-             is or was partitioned, is {} there, and {} in the stream",
-            column.name,
-            type_name(&field.field_type),
-            type_name(&column.field(0, 0).field_type)
+             is or was partitioned, {what}",
+            field.name
         ),
-        "drop the table (clear-destination) and sync again, or give the stream another \
-         destination_table",
+        ANOTHER_TABLE,
     ))
+}
+
+/// A partition field may be named as the column is that it is made of, and as
+/// no other: Iceberg's library in Java does not read such a table.
+fn check_partition_names(
+    table: &str,
+    metadata: &TableMetadata,
+    schema: &Schema,
+) -> Result<(), WriterError> {
+    for part in metadata.partition_specs_iter().flat_map(|spec| spec.fields()) {
+        let namesake = schema.as_struct().field_by_name(&part.name);
+        let own = |field: &&NestedFieldRef| {
+            part.transform == Transform::Identity && field.id == part.source_id
+        };
+        if namesake.filter(|field| !own(field)).is_some() {
+            let source = schema.name_by_field_id(part.source_id).unwrap_or("one that is gone");
+            let problem = format!(
+                "the Iceberg table {table} cannot take the stream's columns: column {:?} would be \
+                 named as a partition of the table is, which is made of column {source:?}",
+                part.name
+            );
+            return Err(WriterError::invalid_table(problem, ANOTHER_TABLE));
+        }
+    }
+    Ok(())
 }
 
 /// A column as files have it: with its field id; required where it is
@@ -353,7 +450,7 @@ fn arrow_field(
     })?;
     let declare = |field: &Field, name: &str, id: i32| {
         let mut metadata = field.metadata().clone();
-        metadata.retain(|key, value| key != EXTENSION || value != "arrow.json");
+        metadata.retain(|key, value| key != COLUMN && (key != EXTENSION || value != "arrow.json"));
         metadata.insert(PARQUET_FIELD_ID_META_KEY.to_owned(), id.to_string());
         field.clone().with_name(name).with_metadata(metadata)
     };

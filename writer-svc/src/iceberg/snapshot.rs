@@ -15,6 +15,7 @@ use iceberg::spec::{
 use uuid::Uuid;
 
 use super::catalog::{Loaded, Next};
+use super::lineage::Lineage;
 use super::{position, schema};
 use crate::error::WriterError;
 
@@ -38,6 +39,8 @@ pub struct Draft {
     pub schema: SchemaRef,
     /// How the table is partitioned from then on.
     pub spec: PartitionSpecRef,
+    /// Where its columns come from, if there is news of it.
+    origin: Option<(String, String)>,
 }
 
 /// A snapshot that only has to be swapped in.
@@ -52,12 +55,14 @@ pub struct Made {
 }
 
 impl Draft {
-    /// A change of `base` to files of the schema `staged`, partitioned by
-    /// `spec`; without a base, a new table at `location`. `Err` of the inner result: why base and files
-    /// do not go together.
+    /// A change of `base` to files of the schema `staged`, with columns from
+    /// where `lineage` says, partitioned by `spec`; without a base, a new table
+    /// at `location`. `Err` of the inner result: why base and files do not go
+    /// together.
     pub fn of(
         base: Option<&Loaded>,
         staged: &Schema,
+        lineage: &Lineage,
         spec: &PartitionSpec,
         location: &str,
     ) -> Result<Result<Self, String>, WriterError> {
@@ -78,14 +83,16 @@ impl Draft {
                 timestamp_ms: now,
                 schema: Arc::clone(made.current_schema()),
                 spec: Arc::clone(made.default_partition_spec()),
+                origin: lineage.property(None, staged)?,
                 builder,
             }));
         };
         let metadata = &base.metadata;
-        let schema = match schema::reconcile(metadata, staged) {
+        let schema = match schema::reconcile(metadata, staged, lineage) {
             Ok(schema) => schema,
             Err(problem) => return Ok(Err(problem)),
         };
+        let origin = lineage.property(Some(metadata), &schema)?;
         let mut builder = metadata.clone().into_builder(Some(base.location.clone()));
         if schema.as_struct() != metadata.current_schema().as_struct() {
             builder = builder.add_current_schema(schema).map_err(failed())?;
@@ -105,6 +112,7 @@ impl Draft {
             timestamp_ms: now.max(metadata.last_updated_ms() + 1),
             schema: Arc::clone(made.current_schema()),
             spec: Arc::clone(made.default_partition_spec()),
+            origin,
         }))
     }
 
@@ -126,13 +134,15 @@ impl Draft {
             .build()
     }
 
-    /// The table with the snapshot on main, and with our position.
+    /// The table with the snapshot on main, with our position, and with the
+    /// origin of its columns.
     pub fn finish(self, snapshot: Snapshot) -> Result<Made, WriterError> {
-        let position = position::property(&snapshot)?;
+        let mut properties = position::property(&snapshot)?;
+        properties.extend(self.origin);
         let made = self
             .builder
             .set_branch_snapshot(snapshot.clone(), MAIN_BRANCH)
-            .and_then(|builder| builder.set_properties(position)?.build())
+            .and_then(|builder| builder.set_properties(properties)?.build())
             .map_err(WriterError::iceberg("deriving a table's metadata"))?;
         let forgotten = made.expired_metadata_logs.into_iter().map(|log| log.metadata_file);
         Ok(Made {

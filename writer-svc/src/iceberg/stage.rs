@@ -6,8 +6,8 @@
 //! ```
 //!
 //! The manifest is one of Iceberg's, with every file's metrics and the schema
-//! that the files were written under; no snapshot ever refers to it, the
-//! commit makes its own of all chunks' files. Invariant: who removes staged
+//! that the files were written under, which notes its lineage; no snapshot ever
+//! refers to it, the commit makes its own of all chunks' files. Invariant: who removes staged
 //! files removes the manifest first.
 
 use std::path::{Path, PathBuf};
@@ -20,6 +20,7 @@ use parquet::file::metadata::ParquetMetaData;
 use proto::v1::{StageRequest, StagedChunk};
 use uuid::Uuid;
 
+use super::lineage::Lineage;
 use super::manifest::{self, Common};
 use super::metrics::{self, NanCounts};
 use super::partition::{self, Partitions};
@@ -36,6 +37,7 @@ struct IcebergStage {
     storage: Arc<dyn Storage>,
     paths: Paths,
     scratch: PathBuf,
+    /// With a note of its lineage.
     schema: SchemaRef,
     spec: PartitionSpec,
     partitions: Option<Arc<Partitions>>,
@@ -65,14 +67,15 @@ pub fn begin(
     let plan = schema::plan(&name, metadata, layout, &table.identifiers)?;
     let columns: Vec<_> = source.fields().iter().map(|field| field.name().as_str()).collect();
     let regex = &table.partition_regex;
-    let spec = partition::spec(regex, &partition::parse(regex, &columns)?, &plan.table)?;
+    let now = metadata.map(|metadata| metadata.default_partition_spec().as_ref());
+    let spec = partition::spec(regex, &partition::parse(regex, &columns)?, &plan.table, now)?;
     let partitions = Partitions::new(&spec, &plan.table, &plan.arrow)?;
     let split = partitions.clone().map(|partitions| Box::new(partitions) as Box<dyn Split>);
     let stage = IcebergStage {
         storage: Arc::clone(&table.storage),
         paths: Paths::of(metadata, &table.new_location),
         scratch: table.storage.scratch(),
-        schema: Arc::new(plan.table),
+        schema: Arc::new(plan.lineage.noted(&plan.table)?),
         spec,
         partitions,
         load_id: request.load_id.clone(),
@@ -180,6 +183,8 @@ impl Drop for IcebergStage {
 pub struct Staged {
     /// What their files have in common.
     pub common: Common,
+    /// Where their columns come from.
+    pub lineage: Lineage,
     /// All files, in the order of the chunks.
     pub files: Vec<DataFile>,
 }
@@ -243,9 +248,11 @@ pub(super) fn read(
         }
         files.extend(of_chunk);
     }
-    let common = common
+    let mut common = common
         .ok_or_else(|| WriterError::InvalidRequest("a commit needs a staged chunk".into()))?;
-    Ok(Staged { common, files })
+    let (schema, lineage) = Lineage::of_noted(&common.schema)?;
+    common.schema = Arc::new(schema);
+    Ok(Staged { common, lineage, files })
 }
 
 /// The load that the name of a staged manifest tells.
