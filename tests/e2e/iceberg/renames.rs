@@ -274,7 +274,10 @@ pub fn a_renamed_partition_column_keeps_its_partitions(pair: Pair) -> Result<()>
     assert!(after.manifests.iter().all(|manifest| manifest.spec_id == 0));
     let conditions = ["kind = 'k1'", "moment >= '2024-02-02T00:00:00'", "kind is null"];
     for engine in Engine::ALL {
-        assert_eq!(table.counts(engine, &conditions)?, [4, 7, 0], "{engine:?}");
+        for (condition, found) in conditions.iter().zip(table.counts(engine, &conditions)?) {
+            let count = database.psql(&format!("SELECT count(*) FROM t WHERE {condition}"))?;
+            assert_eq!(found.to_string(), count, "{condition} by {engine:?}");
+        }
     }
     let opened: Vec<_> = table.plans(&conditions)?.iter().map(Vec::len).collect();
     assert!(opened[0] < after.files.len() && opened[1] < after.files.len(), "{opened:?}");
