@@ -221,6 +221,12 @@ pub fn a_table_made_anew_goes_by_names_and_is_followed_from_then_on(pair: Pair) 
     lake.project.sync()?;
     let table = lake.table("t");
     let first = table.describe()?;
+    let relation = lake.project.database().psql(
+        "SELECT system_identifier || '/' || d.oid || '/' || 't'::regclass::oid
+         FROM pg_control_system(), pg_database d WHERE datname = current_database()",
+    )?;
+    let known: Value = serde_json::from_str(&first.properties["tidewater.columns"])?;
+    assert_eq!(known["relation"], relation.trim());
     let all = [("id", "id"), ("a", "a"), ("b", "b")];
     // Other places, and one that an earlier relation had for another column.
     let anew = "DROP TABLE t; CREATE TABLE t (b int, id int PRIMARY KEY, a int); INSERT INTO t VALUES (1, 2, 3)";
