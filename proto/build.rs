@@ -7,11 +7,12 @@ const FILES: [&str; 3] =
     ["tidewater/v1/common.proto", "tidewater/v1/source.proto", "tidewater/v1/writer.proto"];
 
 /// Messages whose derived Debug would print a secret; `src/redact.rs` has theirs.
-const SECRET: [&str; 6] = [
+const SECRET: [&str; 7] = [
     "tidewater.v1.SourceConfig",
     "tidewater.v1.Ssl",
     "tidewater.v1.SshConfig",
     "tidewater.v1.ReadChunkRequest",
+    "tidewater.v1.ReplicateTable",
     "tidewater.v1.JdbcCatalog",
     "tidewater.v1.S3",
 ];
@@ -25,6 +26,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .skip_debug(SECRET)
         .bytes(".tidewater.v1.ReadChunkRequest.stage")
         .bytes(".tidewater.v1.ReadChunkResponse.staged")
+        .bytes(".tidewater.v1.ReplicateTable.stage")
+        .bytes(".tidewater.v1.StagedTable.staged")
         .compile_fds(descriptors)?;
     Ok(())
 }

@@ -49,7 +49,11 @@ async fn check(flags: &Flags) -> Result<(), Fault> {
         Services::start(source.is_some(), writable.is_some(), flags, destination.as_ref()).await?;
     let checked = async {
         if let Some(file) = source {
-            let request = SourceCheckRequest { config: Some(file.config) };
+            let method = file.update_method;
+            let (slot, publication) = method
+                .map(|method| (method.replication_slot, method.publication))
+                .unwrap_or_default();
+            let request = SourceCheckRequest { config: Some(file.config), slot, publication };
             let answer = services.source().check(request).await?.into_inner();
             output::human(format_args!("the source answers: {}", answer.server_version));
             for notice in answer.notices {

@@ -85,6 +85,7 @@ async fn request(
         config: Some(context.source_config.clone()),
         streams: wanted.iter().map(|&at| tables[at].stream.load.clone()).collect(),
         resume_load_id,
+        ..Default::default()
     };
     let mut source = context.source.clone();
     let answer = context.cancellable(source.open_load(request)).await?;

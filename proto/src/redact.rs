@@ -5,7 +5,9 @@ use std::fmt;
 
 use crate::v1::destination::Kind;
 use crate::v1::iceberg::Catalog;
-use crate::v1::{Destination, JdbcCatalog, ReadChunkRequest, S3, SourceConfig, SshConfig, Ssl};
+use crate::v1::{
+    Destination, JdbcCatalog, ReadChunkRequest, ReplicateTable, S3, SourceConfig, SshConfig, Ssl,
+};
 
 const HIDDEN: &str = "…";
 
@@ -68,6 +70,18 @@ impl fmt::Debug for ReadChunkRequest {
             .field("namespace", &self.namespace)
             .field("name", &self.name)
             .field("chunk_id", &self.chunk_id)
+            .field("writer_address", &self.writer_address)
+            .field("writer_token", &hide(&self.writer_token))
+            .field("stage", &format_args!("{} bytes", self.stage.len()))
+            .finish()
+    }
+}
+
+impl fmt::Debug for ReplicateTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReplicateTable")
+            .field("stream", &self.stream)
+            .field("position", &self.position)
             .field("writer_address", &self.writer_address)
             .field("writer_token", &hide(&self.writer_token))
             .field("stage", &format_args!("{} bytes", self.stage.len()))
@@ -159,6 +173,7 @@ mod tests {
             ..Default::default()
         };
         let chunk = ReadChunkRequest { writer_token: secret(), ..Default::default() };
+        let table = ReplicateTable { writer_token: secret(), ..Default::default() };
         let jdbc = JdbcCatalog {
             url: "jdbc:postgresql://db/c?password=hunter2".to_owned(),
             password: secret(),
@@ -182,7 +197,7 @@ mod tests {
         assert_eq!((jdbc.url.as_str(), jdbc.password.as_str()), ("jdbc:postgresql://db/c", ""));
         let region = "eu-north-1".to_owned();
         assert_eq!(s3, Some(S3 { region, ..Default::default() }));
-        let shown = format!("{config:?} {chunk:?} {destination:?}");
+        let shown = format!("{config:?} {chunk:?} {table:?} {destination:?}");
         assert!(!shown.contains("hunter2"), "{shown}");
         assert!(shown.contains(HIDDEN));
     }

@@ -85,11 +85,17 @@ impl Batcher {
         Ok(None)
     }
 
+    /// What has come of the next batch, if anything has: for who cannot wait
+    /// until it is full.
+    pub fn cut(&mut self) -> Result<Option<Batch>, DecodeError> {
+        if self.decoder.pending_rows() == 0 { Ok(None) } else { self.close().map(Some) }
+    }
+
     /// The last batch, if any rows are left; an error if the data did not end
     /// as a complete COPY does.
     pub fn finish(&mut self) -> Result<Option<Batch>, DecodeError> {
         self.decoder.end()?;
-        if self.decoder.pending_rows() == 0 { Ok(None) } else { self.close().map(Some) }
+        self.cut()
     }
 
     fn close(&mut self) -> Result<Batch, DecodeError> {

@@ -1,9 +1,10 @@
 //! Whether the source can be read: connection, version, and what the role may
 //! see. A role that can read nothing is an error, not an empty database.
 
-use proto::v1::SourceCheckResponse;
 use proto::v1::relation::Kind;
+use proto::v1::{SourceCheckRequest, SourceCheckResponse};
 
+use crate::capture;
 use crate::config::Config;
 use crate::connect::Session;
 use crate::error::SourceError;
@@ -14,15 +15,23 @@ const OLDEST_SERVER: u32 = 140_000;
 /// Names in one notice; a message is to be read.
 const NAMES_SHOWN: usize = 20;
 
-/// Connects, looks, and changes nothing.
-pub async fn check(config: &Config) -> Result<SourceCheckResponse, SourceError> {
+/// Connects, looks, and changes nothing. `request`: whether change capture is
+/// configured.
+pub async fn check(
+    config: &Config,
+    request: &SourceCheckRequest,
+) -> Result<SourceCheckResponse, SourceError> {
     let session = Session::open(config, "tidewater check").await?;
     require_version(&session)?;
     let row = session.query_one("SELECT pg_catalog.version()", &[]).await;
     let row = row.map_err(SourceError::postgres("asking the server for its version"))?;
     let relations = visible_relations(&session, config).await?;
+    let mut notices = notices(config, &relations);
+    if !request.slot.is_empty() {
+        notices.extend(capture::check(&session, &request.slot, &request.publication).await?);
+    }
     session.close().await;
-    Ok(SourceCheckResponse { server_version: row.get(0), notices: notices(config, &relations) })
+    Ok(SourceCheckResponse { server_version: row.get(0), notices })
 }
 
 /// The server is one that we know.

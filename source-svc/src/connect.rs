@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_postgres::config::SslMode;
 use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
-use tokio_postgres::{AsyncMessage, CancelToken, Client, Connection, NoTls};
+use tokio_postgres::{AsyncMessage, CancelToken, Client, Connection, NoTls, SimpleQueryMessage};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -70,13 +70,30 @@ impl Session {
     /// `retry_count` says and the deadline allows. A definite failure (login,
     /// unknown database, TLS) is not tried again.
     pub async fn open(config: &Config, application_name: &str) -> Result<Session, SourceError> {
+        Session::connect(config, application_name, Tap::default).await
+    }
+
+    /// As [`Session::open`], as a walsender: it takes the commands of
+    /// replication, and only simple queries.
+    pub async fn open_walsender(
+        config: &Config,
+        application_name: &str,
+    ) -> Result<Session, SourceError> {
+        Session::connect(config, application_name, Tap::of_walsender).await
+    }
+
+    async fn connect(
+        config: &Config,
+        application_name: &str,
+        tap: fn() -> Tap,
+    ) -> Result<Session, SourceError> {
         let deadline = Instant::now() + OPEN_DEADLINE;
         let mut backoff = FIRST_BACKOFF;
         let mut retries = config.retry_count;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let budget = config.connect_timeout.min(left);
-            let error = match timeout(budget, attempt(config, application_name)).await {
+            let error = match timeout(budget, attempt(config, application_name, tap())).await {
                 Ok(Ok(session)) => return Ok(session),
                 Ok(Err(error)) => error,
                 Err(_) => no_answer(config, budget),
@@ -177,10 +194,13 @@ impl Drop for AbortOnDrop {
 }
 
 /// One attempt, all the way to a session that can be used.
-async fn attempt(config: &Config, application_name: &str) -> Result<Session, SourceError> {
+async fn attempt(
+    config: &Config,
+    application_name: &str,
+    tap: Tap,
+) -> Result<Session, SourceError> {
     let stream = dial(config).await?;
     let postgres = startup(config, application_name);
-    let tap = Tap::default();
     // On the stream that the server's messages come from.
     let session = match connector(config).await? {
         None => login(config, &postgres, Tapped::new(stream, tap.clone()), NoTls, tap).await?,
@@ -355,11 +375,19 @@ async fn check_target(config: &Config, session: &Session) -> Result<(), SourceEr
     if wanted == TargetSession::Any {
         return Ok(());
     }
+    // A simple query: a walsender takes no other.
     let query = "SELECT pg_catalog.pg_is_in_recovery(), \
                  pg_catalog.current_setting('transaction_read_only') = 'on'";
-    let row = session.query_one(query, &[]).await;
-    let row = row.map_err(SourceError::postgres("asking the server whether it is a standby"))?;
-    let (standby, read_only): (bool, bool) = (row.get(0), row.get(1));
+    let answer = session.simple_query(query).await;
+    let answer =
+        answer.map_err(SourceError::postgres("asking the server whether it is a standby"))?;
+    let yes = |column| {
+        answer.iter().any(|message| match message {
+            SimpleQueryMessage::Row(row) => row.get(column) == Some("t"),
+            _ => false,
+        })
+    };
+    let (standby, read_only) = (yes(0), yes(1));
     let (fits, is) = match wanted {
         TargetSession::Any => (true, ""),
         TargetSession::ReadWrite => (!read_only, "read-only"),

@@ -11,6 +11,8 @@ use proto::Fault;
 use proto::v1::ErrorCode;
 use tokio_postgres::error::DbError;
 
+use crate::decode::DecodeError;
+
 /// An error of source-svc. `Display` says itself, never its source.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
@@ -62,9 +64,15 @@ pub enum SourceError {
     /// A lock was not granted in time.
     #[error("{what} was still locked after {} s{}", .waited.as_secs(), held_by(.blockers))]
     LockTimeout { what: String, waited: Duration, blockers: Vec<String> },
+    /// The server, a slot or a publication cannot serve change capture.
+    #[error("{what}")]
+    Capture { what: String, remedy: String },
     /// Others keep changing what must hold still for a moment.
     #[error("{what}")]
     Busy { what: String, remedy: String },
+    /// The service is asked to end.
+    #[error("the service is stopping")]
+    Stopping,
     /// The caller has gone.
     #[error("cancelled by the caller")]
     Cancelled,
@@ -98,6 +106,20 @@ impl SourceError {
     pub fn postgres(doing: impl Into<String>) -> impl FnOnce(tokio_postgres::Error) -> SourceError {
         let doing = doing.into();
         move |source| SourceError::Postgres { doing, source }
+    }
+
+    /// A row of `table` that could not be decoded.
+    pub fn decode(table: &str, error: DecodeError) -> SourceError {
+        let table = table.to_owned();
+        match error {
+            DecodeError::BadData { key, what } => SourceError::BadData { table, key, what },
+            DecodeError::RowTooLarge { key, bytes, limit } => {
+                SourceError::RowTooLarge { table, key, bytes, limit }
+            }
+            DecodeError::Unrepresentable { key, column, value } => {
+                SourceError::Unrepresentable { table, column, key, value }
+            }
+        }
     }
 
     /// PostgreSQL's SQLSTATE, if the error came from there.
@@ -148,7 +170,9 @@ impl SourceError {
                 "wait for the other session to end its transaction, or end it with \
                  pg_terminate_backend(), then try again",
             ),
+            S::Capture { remedy, .. } => fault(ErrorCode::Source).remedy(remedy),
             S::Busy { remedy, .. } => fault(ErrorCode::Conflict).remedy(remedy),
+            S::Stopping => fault(ErrorCode::Unavailable),
             S::Cancelled => fault(ErrorCode::Cancelled),
             S::Internal(_) => fault(ErrorCode::Internal),
         }

@@ -5,12 +5,14 @@
 //! - [`service`]: the gRPC calls
 //! - [`config`], [`params`]: how to reach a server, validated
 //! - [`connect`], [`dial`], [`tls`], [`ssh`], [`known_hosts`]: a session on it
-//! - [`tap`]: COPY's data, led around the session's client
+//! - [`tap`]: COPY's data, led around the session's client; [`startup`]: a walsender's packet
 //! - [`check`], [`discover`]: what the role may read there
 //! - [`types`], [`relation`], [`sql`]: what a relation is, and what its columns become;
 //!   [`identity`]: which ones they are, whatever their names
 //! - [`load`]: one snapshot of many relations, in chunks, each read by one COPY
-//! - [`decode`]: COPY's binary form → Arrow columns
+//! - [`capture`]: publications, slot and tables of change capture
+//! - [`replicate`]: the log, in windows, each table's changes to its writer
+//! - [`decode`]: COPY's binary form → Arrow columns; a log's text → that form
 //! - [`batch`]: columns → record batches
 //! - [`ipc`]: record batches → Flight messages of Arrow IPC
 //! - [`send`]: messages → Flight DoPut
@@ -25,6 +27,7 @@ pub mod connect;
 pub mod dial;
 pub mod known_hosts;
 pub mod ssh;
+pub mod startup;
 pub mod tap;
 pub mod tls;
 
@@ -37,6 +40,9 @@ pub mod sql;
 pub mod types;
 
 pub mod load;
+
+pub mod capture;
+pub mod replicate;
 
 pub mod decode;
 
@@ -77,7 +83,12 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let loads = Arc::new(load::Loads::new(options.grace, shutdown.clone()));
-    let service = service::SourceService { loads: loads.clone(), limits: options.limits };
+    let service = service::SourceService {
+        loads: loads.clone(),
+        confirmations: Arc::default(),
+        limits: options.limits,
+        shutdown: shutdown.clone(),
+    };
     let server = SourceServer::new(service)
         .max_decoding_message_size(proto::limits::CONTROL_MESSAGE_BYTES)
         .max_encoding_message_size(proto::limits::CONTROL_MESSAGE_BYTES);

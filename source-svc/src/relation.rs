@@ -125,9 +125,18 @@ pub async fn find(
     namespace: &str,
     name: &str,
 ) -> Result<Option<RelationInfo>, SourceError> {
-    let only = "n.nspname = $1 AND c.relname = $2";
-    let found = read(client, only, &[&namespace, &name]).await?;
-    Ok(found.into_iter().next())
+    Ok(find_all(client, &[namespace], &[name]).await?.into_iter().next())
+}
+
+/// As [`find`], of many names at once, those that there are.
+pub async fn find_all(
+    client: &Client,
+    namespaces: &[&str],
+    names: &[&str],
+) -> Result<Vec<RelationInfo>, SourceError> {
+    let only = "(n.nspname::text, c.relname::text) IN \
+                (SELECT * FROM unnest($1::text[], $2::text[]))";
+    read(client, only, &[&namespaces, &names]).await
 }
 
 /// Every relation of the database's own, readable or not, by namespace, then

@@ -118,6 +118,23 @@ pub enum SendError {
     Encode(String),
 }
 
+impl SendError {
+    /// What it means for a batch of `table`; `key`: of a row that travels alone.
+    /// `None`: the upload's outcome says it.
+    pub fn explain(self, table: &str, key: Option<String>) -> Option<SourceError> {
+        match self {
+            SendError::WriterGone => None,
+            SendError::TooLarge { bytes, limit } => Some(SourceError::RowTooLarge {
+                table: table.to_owned(),
+                key: key.unwrap_or_else(|| "in a batch of several rows".to_owned()),
+                bytes: bytes as u64,
+                limit: limit as u64,
+            }),
+            SendError::Encode(what) => Some(SourceError::Internal(what)),
+        }
+    }
+}
+
 /// The sending end.
 pub struct Outbox {
     messages: mpsc::Sender<Outgoing>,

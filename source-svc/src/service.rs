@@ -9,14 +9,16 @@ use proto::Fault;
 use proto::v1;
 use proto::v1::source_server::Source;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::{Request, Response, Status};
 
 use crate::config::Config;
 use crate::error::SourceError;
 use crate::load::{Caller, ChunkJob, Load, Loads};
+use crate::replicate::confirm::Confirmations;
 use crate::send::WriterAddress;
-use crate::{check, discover};
+use crate::{capture, check, discover, replicate};
 
 /// Progress messages that wait for the caller.
 const PROGRESS_MESSAGES: usize = 4;
@@ -34,18 +36,22 @@ pub struct Limits {
 pub struct SourceService {
     /// The open loads.
     pub loads: Arc<Loads>,
+    /// What has been confirmed of the slots that are being read.
+    pub confirmations: Arc<Confirmations>,
     /// The operator's bounds.
     pub limits: Limits,
+    /// The service is stopping.
+    pub shutdown: CancellationToken,
 }
 
-/// Answers of ReadChunk; dropping it stops the chunk.
-pub struct ChunkEvents {
-    events: mpsc::Receiver<Result<v1::ReadChunkResponse, Status>>,
+/// Answers of ReadChunk or Replicate; dropping them stops the work.
+pub struct Events<T> {
+    events: mpsc::Receiver<Result<T, Status>>,
     _task: AbortOnDropHandle<()>,
 }
 
-impl Stream for ChunkEvents {
-    type Item = Result<v1::ReadChunkResponse, Status>;
+impl<T> Stream for Events<T> {
+    type Item = Result<T, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         self.events.poll_recv(cx)
@@ -63,14 +69,16 @@ fn config(wire: Option<v1::SourceConfig>) -> Result<Config, Status> {
 
 #[tonic::async_trait]
 impl Source for SourceService {
-    type ReadChunkStream = ChunkEvents;
+    type ReadChunkStream = Events<v1::ReadChunkResponse>;
+    type ReplicateStream = Events<v1::ReplicateResponse>;
 
     async fn check(
         &self,
         request: Request<v1::SourceCheckRequest>,
     ) -> Result<Response<v1::SourceCheckResponse>, Status> {
-        let config = config(request.into_inner().config)?;
-        check::check(&config).await.map(Response::new).map_err(status)
+        let mut request = request.into_inner();
+        let config = config(request.config.take())?;
+        check::check(&config, &request).await.map(Response::new).map_err(status)
     }
 
     async fn discover(
@@ -96,7 +104,7 @@ impl Source for SourceService {
     async fn read_chunk(
         &self,
         request: Request<v1::ReadChunkRequest>,
-    ) -> Result<Response<ChunkEvents>, Status> {
+    ) -> Result<Response<Self::ReadChunkStream>, Status> {
         let request = request.into_inner();
         let load = self.loads.get(&request.load_id).map_err(status)?;
         load.chunk(&request.namespace, &request.name, request.chunk_id).map_err(status)?;
@@ -112,7 +120,7 @@ impl Source for SourceService {
             // Fails only if the caller has gone.
             let _ = progress.send(last.map_err(status)).await;
         });
-        Ok(Response::new(ChunkEvents { events, _task: AbortOnDropHandle::new(task) }))
+        Ok(Response::new(Events { events, _task: AbortOnDropHandle::new(task) }))
     }
 
     async fn close_load(
@@ -121,6 +129,48 @@ impl Source for SourceService {
     ) -> Result<Response<v1::CloseLoadResponse>, Status> {
         self.loads.close(&request.into_inner().load_id);
         Ok(Response::new(v1::CloseLoadResponse {}))
+    }
+
+    async fn open_capture(
+        &self,
+        request: Request<v1::OpenCaptureRequest>,
+    ) -> Result<Response<v1::OpenCaptureResponse>, Status> {
+        let mut request = request.into_inner();
+        let config = config(request.config.take())?;
+        capture::open(&config, &request).await.map(Response::new).map_err(status)
+    }
+
+    async fn replicate(
+        &self,
+        request: Request<v1::ReplicateRequest>,
+    ) -> Result<Response<Self::ReplicateStream>, Status> {
+        let mut request = request.into_inner();
+        let config = config(request.config.take())?;
+        let (sender, events) = mpsc::channel(PROGRESS_MESSAGES);
+        let (limits, confirmations) = (self.limits, self.confirmations.clone());
+        let shutdown = self.shutdown.clone();
+        let task = tokio::spawn(async move {
+            let work = replicate::replicate(&config, request, limits, &confirmations, &sender);
+            let ended = tokio::select! {
+                ended = work => ended,
+                () = shutdown.cancelled() => Err(SourceError::Stopping),
+            };
+            if let Err(error) = ended {
+                // Fails only if the caller has gone.
+                let _ = sender.send(Err(status(error))).await;
+            }
+        });
+        Ok(Response::new(Events { events, _task: AbortOnDropHandle::new(task) }))
+    }
+
+    async fn confirm(
+        &self,
+        request: Request<v1::ConfirmRequest>,
+    ) -> Result<Response<v1::ConfirmResponse>, Status> {
+        let mut request = request.into_inner();
+        let config = config(request.config.take())?;
+        let confirmed = self.confirmations.confirm(&config, &request).await;
+        confirmed.map(Response::new).map_err(status)
     }
 }
 

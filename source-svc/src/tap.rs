@@ -25,6 +25,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_postgres::tls::{ChannelBinding, TlsConnect, TlsStream};
 use tokio_util::sync::PollSender;
 
+use crate::startup::Startup;
+
 /// Bytes asked of the socket at once.
 const READ_BYTES: usize = 128 << 10;
 /// Bytes at which a block is handed on.
@@ -47,7 +49,11 @@ const ERROR_RESPONSE: u8 = b'E';
 
 /// Says where a session's COPY data goes; clones are of one session.
 #[derive(Clone, Default)]
-pub struct Tap(Arc<Mutex<Option<Sink>>>);
+pub struct Tap {
+    sink: Arc<Mutex<Option<Sink>>>,
+    /// See [`Tap::of_walsender`].
+    walsender: bool,
+}
 
 /// Where the data of the COPY at hand goes.
 struct Sink {
@@ -67,6 +73,16 @@ pub struct Copying {
 }
 
 impl Tap {
+    /// Of a session that is to be a walsender's: it takes the commands of
+    /// replication, and no extended queries.
+    pub fn of_walsender() -> Self {
+        Tap { walsender: true, ..Tap::default() }
+    }
+
+    fn startup(&self) -> Startup {
+        if self.walsender { Startup::ToCome } else { Startup::Sent }
+    }
+
     /// The next COPY's data goes to the answer. Before it is begun.
     pub fn open(&self) -> Copying {
         let (sender, blocks) = mpsc::channel(BLOCKS);
@@ -78,7 +94,7 @@ impl Tap {
     }
 
     fn sink(&self) -> MutexGuard<'_, Option<Sink>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.sink.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -119,6 +135,8 @@ enum At {
 pub struct Tapped<S> {
     inner: S,
     tap: Tap,
+    /// What is written first is changed on its way.
+    startup: Startup,
     /// Between CopyOutResponse and CopyDone of a COPY that somebody opened the
     /// tap for.
     tapping: bool,
@@ -137,6 +155,7 @@ impl<S> Tapped<S> {
     pub fn new(inner: S, tap: Tap) -> Self {
         Tapped {
             inner,
+            startup: tap.startup(),
             tap,
             tapping: false,
             read: vec![0; READ_BYTES].into_boxed_slice(),
@@ -313,7 +332,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Tapped<S> {
         cx: &mut Context<'_>,
         data: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().inner).poll_write(cx, data)
+        let Tapped { inner, startup, .. } = self.get_mut();
+        startup.poll_write(Pin::new(inner), cx, data)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -2,6 +2,7 @@
 //! are not ours. Each file is one subject; names are sentences.
 
 mod bad_input;
+mod capture;
 mod connections;
 mod consistency;
 mod deployed;

@@ -22,6 +22,7 @@
 //! - [`proxy`]: loses or holds one chosen request between two programs
 //! - [`iceberg`]: the same for Iceberg tables: catalogs, stores, engines
 //! - [`bucket`]: plain Parquet in a bucket
+//! - [`capture`]: source-svc's change capture alone, with a writer that keeps what it gets
 //! - [`random_schema`]: tables of random types with random rows
 //!
 //! Everything a test starts ends with the test, also when it panics or the
@@ -30,6 +31,7 @@
 pub mod account;
 pub mod bucket;
 pub mod builds;
+pub mod capture;
 pub mod certificates;
 pub mod compare;
 pub mod gate;

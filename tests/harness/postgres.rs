@@ -131,16 +131,29 @@ impl Server {
 
     /// As [`Server::shared`], of a given build.
     pub fn shared_build(build: &Build) -> Result<Arc<Server>> {
-        static SHARED: Mutex<Option<HashMap<u32, Weak<Server>>>> = Mutex::new(None);
+        Server::shared_as(build, false)
+    }
+
+    /// One more that tests share: whoever creates a slot waits for every
+    /// transaction on the server that has written, so nobody here keeps one
+    /// open.
+    pub fn shared_logical(build: &Build) -> Result<Arc<Server>> {
+        Server::shared_as(build, true)
+    }
+
+    fn shared_as(build: &Build, logical: bool) -> Result<Arc<Server>> {
+        type Shared = HashMap<(u32, bool), Weak<Server>>;
+        static SHARED: Mutex<Option<Shared>> = Mutex::new(None);
         // A test that panicked while starting a server leaves the map usable.
         let mut shared = SHARED.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let shared = shared.get_or_insert_default();
-        if let Some(server) = shared.get(&build.major).and_then(Weak::upgrade) {
+        let key = (build.major, logical);
+        if let Some(server) = shared.get(&key).and_then(Weak::upgrade) {
             return Ok(server);
         }
         let options = Options { tls: true, ..Options::default() };
         let server = Arc::new(Server::start_build(build, &options)?);
-        shared.insert(build.major, Arc::downgrade(&server));
+        shared.insert(key, Arc::downgrade(&server));
         Ok(server)
     }
 
@@ -365,8 +378,8 @@ fn write_settings(directory: &Path, port: u16, options: &Options) -> Result<()> 
         ("port", port.to_string()),
         ("unix_socket_directories", directory.display().to_string()),
         ("wal_level", "logical".to_owned()),
-        ("max_wal_senders", "10".to_owned()),
-        ("max_replication_slots", "10".to_owned()),
+        ("max_wal_senders", "50".to_owned()),
+        ("max_replication_slots", "100".to_owned()),
         ("max_connections", "200".to_owned()),
         ("fsync", "off".to_owned()),
         ("synchronous_commit", "off".to_owned()),

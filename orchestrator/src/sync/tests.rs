@@ -52,6 +52,28 @@ impl Fake {
 #[tonic::async_trait]
 impl Source for Fake {
     type ReadChunkStream = BoxStream<'static, Result<ReadChunkResponse, Status>>;
+    type ReplicateStream = BoxStream<'static, Result<ReplicateResponse, Status>>;
+
+    async fn open_capture(
+        &self,
+        _: Request<OpenCaptureRequest>,
+    ) -> Result<Response<OpenCaptureResponse>, Status> {
+        Err(Status::unimplemented("not part of a load"))
+    }
+
+    async fn replicate(
+        &self,
+        _: Request<ReplicateRequest>,
+    ) -> Result<Response<Self::ReplicateStream>, Status> {
+        Err(Status::unimplemented("not part of a load"))
+    }
+
+    async fn confirm(
+        &self,
+        _: Request<ConfirmRequest>,
+    ) -> Result<Response<ConfirmResponse>, Status> {
+        Err(Status::unimplemented("not part of a load"))
+    }
 
     async fn check(
         &self,

@@ -258,7 +258,7 @@ impl ListBuilder {
 }
 
 impl CellError {
-    fn in_element(self, index: usize) -> Self {
+    pub(super) fn in_element(self, index: usize) -> Self {
         let add = |what: String| format!("element {}: {what}", index + 1);
         match self {
             CellError::Bad(what) => CellError::Bad(add(what)),

@@ -15,15 +15,15 @@ const MAX_EXTENSION: u32 = 1 << 16;
 
 /// Where a cell lies in its block; `length` −1: null.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Cell {
-    pub(super) start: u32,
-    pub(super) length: i32,
+pub(crate) struct Cell {
+    pub(crate) start: u32,
+    pub(crate) length: i32,
 }
 
 impl Cell {
     /// The cell's bytes; `None`: null.
     #[inline]
-    pub(super) fn of<'a>(&self, block: &'a [u8]) -> Option<&'a [u8]> {
+    pub(crate) fn of<'a>(&self, block: &'a [u8]) -> Option<&'a [u8]> {
         if self.length < 0 {
             return None;
         }
@@ -34,27 +34,27 @@ impl Cell {
 
 /// One column's cells in a block, in row order.
 #[derive(Clone, Copy)]
-pub(super) struct Cells<'a> {
-    pub(super) bytes: &'a [u8],
+pub(crate) struct Cells<'a> {
+    pub(crate) bytes: &'a [u8],
     /// All cells of the block, row by row.
-    pub(super) cells: &'a [Cell],
+    pub(crate) cells: &'a [Cell],
     /// Columns in a row.
-    pub(super) stride: usize,
+    pub(crate) stride: usize,
     /// The column.
-    pub(super) index: usize,
+    pub(crate) index: usize,
 }
 
 impl<'a> Cells<'a> {
     /// The column's cells; `None`: null.
     #[inline]
-    pub(super) fn iter(self) -> impl Iterator<Item = Option<&'a [u8]>> {
+    pub(crate) fn iter(self) -> impl Iterator<Item = Option<&'a [u8]>> {
         self.cells.chunks_exact(self.stride).map(move |row| row[self.index].of(self.bytes))
     }
 }
 
 /// What lies at a place in the block.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Framed {
+pub(crate) enum Framed {
     /// A row of so many bytes; its cells were added.
     Row(usize),
     /// The end of the data.
@@ -67,7 +67,7 @@ pub(super) enum Framed {
 }
 
 /// The header's length, once it is all there.
-pub(super) fn header(bytes: &[u8]) -> Result<Option<usize>, String> {
+pub(crate) fn header(bytes: &[u8]) -> Result<Option<usize>, String> {
     let present = bytes.len().min(SIGNATURE.len());
     if bytes[..present] != SIGNATURE[..present] {
         return Err("the data does not begin as COPY's binary form does".to_owned());
@@ -86,7 +86,7 @@ pub(super) fn header(bytes: &[u8]) -> Result<Option<usize>, String> {
 }
 
 /// Looks at the row that begins at `start`, adding its cells to `cells`.
-pub(super) fn row(
+pub(crate) fn row(
     block: &[u8],
     start: usize,
     columns: usize,

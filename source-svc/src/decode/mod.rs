@@ -12,9 +12,10 @@
 
 mod array;
 mod column;
-mod frame;
+pub(crate) mod frame;
 mod numeric;
 mod text;
+pub mod transcode;
 
 use std::sync::Arc;
 

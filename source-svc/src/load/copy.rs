@@ -25,7 +25,7 @@ use tonic::Status;
 use super::readers::{self, Reader};
 use super::{Load, LoadedTable};
 use crate::batch::{Batch, Batcher, Bounds};
-use crate::decode::{DecodeError, Decoder};
+use crate::decode::Decoder;
 use crate::error::SourceError;
 use crate::send::{self, Outbox, Upload, WriterAddress};
 
@@ -102,7 +102,7 @@ impl ChunkJob<'_> {
     ) -> Result<v1::ReadChunkResponse, ReadError> {
         let label = self.table.stream.relation.label();
         let failed = |source| readers::failed(&format!("reading {label}"), source);
-        let decode = |error| decode_error(&label, error);
+        let decode = |error| SourceError::decode(&label, error);
         let mut report = Report { progress, rows: 0, bytes: 0, last: Instant::now() };
         let tag = {
             let mut data = reader.tap().open();
@@ -147,17 +147,10 @@ impl ChunkJob<'_> {
     }
 
     async fn send(&self, outbox: &mut Outbox, batch: Batch, label: &str) -> Result<(), ReadError> {
-        outbox.send(&batch.records).await.map_err(|error| match error {
-            send::SendError::WriterGone => ReadError::WriterGone,
-            send::SendError::TooLarge { bytes, limit } => {
-                ReadError::Source(SourceError::RowTooLarge {
-                    table: label.to_owned(),
-                    key: batch.key.unwrap_or_else(|| "in a batch of several rows".to_owned()),
-                    bytes: bytes as u64,
-                    limit: limit as u64,
-                })
-            }
-            send::SendError::Encode(what) => ReadError::Source(SourceError::Internal(what)),
+        let sent = outbox.send(&batch.records).await;
+        sent.map_err(|error| match error.explain(label, batch.key) {
+            Some(error) => ReadError::Source(error),
+            None => ReadError::WriterGone,
         })
     }
 
@@ -233,17 +226,4 @@ fn check_count(rows: u64, tag: Option<u64>, table: &str) -> Result<(), SourceErr
             None => "the server did not say how many rows it had sent".to_owned(),
         },
     })
-}
-
-fn decode_error(table: &str, error: DecodeError) -> SourceError {
-    let table = table.to_owned();
-    match error {
-        DecodeError::BadData { key, what } => SourceError::BadData { table, key, what },
-        DecodeError::RowTooLarge { key, bytes, limit } => {
-            SourceError::RowTooLarge { table, key, bytes, limit }
-        }
-        DecodeError::Unrepresentable { key, column, value } => {
-            SourceError::Unrepresentable { table, column, key, value }
-        }
-    }
 }

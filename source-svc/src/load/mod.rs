@@ -10,11 +10,12 @@
 //! `gone` token is cancelled, once, with a reason.
 
 mod copy;
+mod handoff;
 mod plan;
 mod readers;
 mod snapshot;
 mod split;
-mod stream;
+pub(crate) mod stream;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -26,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use copy::{ChunkJob, Progress};
 
+use crate::capture::shape::Shape;
 use crate::config::Config;
 use crate::connect::Session;
 use crate::error::SourceError;
@@ -68,6 +70,7 @@ pub struct Load {
     keeper: Arc<Session>,
     /// What was asked for, to recognise the same load again.
     streams: Vec<v1::LoadStream>,
+    slot: String,
     tables: Vec<LoadedTable>,
     response: v1::OpenLoadResponse,
     gone: CancellationToken,
@@ -107,7 +110,8 @@ impl Loads {
     ) -> Result<v1::OpenLoadResponse, SourceError> {
         if !request.resume_load_id.is_empty() {
             let load = self.get(&request.resume_load_id)?;
-            if load.streams != request.streams || *load.config != config {
+            let same = load.streams == request.streams && load.slot == request.slot;
+            if !same || *load.config != config {
                 return Err(gone(&load.id, "it was opened for other streams or another source"));
             }
             drop(Caller::new(&load));
@@ -194,7 +198,7 @@ impl Load {
         }
         let keeper = Session::open(&config, "tidewater load keeper").await?;
         let database = identity::database(&keeper).await?;
-        let snapshot = snapshot::take(&keeper, &request.streams, &config).await?;
+        let snapshot = snapshot::take(&keeper, &request.streams, &config, &request.slot).await?;
         let plans = try_join_all(
             snapshot.streams.iter().map(|stream| plan::plan(&keeper, stream, config.max_threads)),
         )
@@ -213,7 +217,10 @@ impl Load {
         }
         let mut tables = Vec::with_capacity(plans.len());
         for (stream, plan) in snapshot.streams.into_iter().zip(plans) {
-            response.tables.push(load_table(&stream, &plan));
+            let relation = &stream.relation;
+            let shape = snapshot.shapes.get(&(relation.namespace.clone(), relation.name.clone()));
+            let shape = shape.map(Shape::text).unwrap_or_default();
+            response.tables.push(v1::LoadTable { shape, ..load_table(&stream, &plan) });
             response.notices.extend(plan.notices);
             tables.push(LoadedTable { stream, chunks: plan.chunks });
         }
@@ -227,6 +234,7 @@ impl Load {
             id: response.load_id.clone(),
             keeper: Arc::new(keeper),
             streams: request.streams.clone(),
+            slot: request.slot.clone(),
             tables,
             response,
             gone: shutdown.child_token(),
@@ -361,5 +369,6 @@ fn load_table(stream: &Stream, plan: &plan::Plan) -> v1::LoadTable {
         estimated_rows: relation.estimated_rows,
         bytes: plan.bytes,
         chunks: plan.chunks.iter().map(|planned| planned.chunk.clone()).collect(),
+        shape: String::new(),
     }
 }

@@ -1,7 +1,7 @@
 //! One snapshot for a whole load, and the session that keeps it true.
 //!
 //! ```text
-//! BEGIN REPEATABLE READ READ ONLY → LOCK … ACCESS SHARE → first query: the snapshot
+//! BEGIN REPEATABLE READ READ ONLY (by hand-off: with a slot's snapshot) → LOCK … ACCESS SHARE → first query: the snapshot
 //!   → every relation's file in the snapshot = its file now?  no: ROLLBACK, again
 //!   → pg_export_snapshot()
 //! ```
@@ -11,7 +11,7 @@
 //! export to the keeper's end, every relation of the load has the file that
 //! the snapshot knows, because the keeper holds a lock on it and has looked.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use proto::lsn::Lsn;
@@ -19,7 +19,10 @@ use proto::v1;
 use proto::v1::relation::Kind;
 use tokio_postgres::error::SqlState;
 
+use super::handoff;
 use super::stream::{Faults, Stream};
+use crate::capture::server;
+use crate::capture::shape::{self, Shape};
 use crate::config::Config;
 use crate::connect::Session;
 use crate::error::SourceError;
@@ -35,10 +38,12 @@ pub const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 pub struct Snapshot {
     /// pg_export_snapshot()'s name.
     pub name: String,
-    /// WAL position at or before the snapshot.
+    /// WAL position at or before the snapshot; by hand-off, the snapshot's.
     pub consistent_point: Lsn,
     /// One for each requested stream, in its order.
     pub streams: Vec<Stream>,
+    /// By hand-off, those of the streams' relations, by namespace and name.
+    pub shapes: HashMap<(String, String), Shape>,
 }
 
 /// How a relation is to be locked.
@@ -49,15 +54,24 @@ struct Target {
 }
 
 /// Takes a snapshot on `keeper`, whose transaction holds it from then on.
+/// `slot`: the one that is handed off to; empty: none.
 pub async fn take(
     keeper: &Session,
     requests: &[v1::LoadStream],
     config: &Config,
+    slot: &str,
 ) -> Result<Snapshot, SourceError> {
     for attempt in 1..=ATTEMPTS {
-        let consistent_point = consistent_point(keeper).await?;
         let targets = targets(keeper, requests).await?;
-        begin(keeper).await?;
+        let shapes =
+            if slot.is_empty() { HashMap::new() } else { shapes(keeper, requests).await? };
+        let consistent_point = if slot.is_empty() {
+            let consistent_point = consistent_point(keeper).await?;
+            begin(keeper).await?;
+            consistent_point
+        } else {
+            handoff::begin(keeper, config, slot).await?
+        };
         let locks = Locks { keeper, lock_timeout: config.lock_timeout };
         locks.tables(requests, &targets).await?;
         let streams = streams(keeper, requests, &config.username).await?;
@@ -69,7 +83,7 @@ pub async fn take(
                 .query_one("SELECT pg_export_snapshot()", &[])
                 .await
                 .map_err(SourceError::postgres(doing))?;
-            return Ok(Snapshot { name: row.get(0), consistent_point, streams });
+            return Ok(Snapshot { name: row.get(0), consistent_point, streams, shapes });
         }
         let moved = moved.join(", ");
         tracing::warn!(attempt, moved, "tables were rewritten while the snapshot was taken");
@@ -79,6 +93,16 @@ pub async fn take(
         what: format!("tables were rewritten or truncated during each of {ATTEMPTS} snapshots"),
         remedy: "try again when the DDL is done".to_owned(),
     })
+}
+
+/// Before the snapshot: what changes from here on is not missed.
+async fn shapes(
+    keeper: &Session,
+    requests: &[v1::LoadStream],
+) -> Result<HashMap<(String, String), Shape>, SourceError> {
+    let namespaces: Vec<&str> = requests.iter().map(|r| r.namespace.as_str()).collect();
+    let names: Vec<&str> = requests.iter().map(|r| r.name.as_str()).collect();
+    shape::of(keeper, &namespaces, &names).await
 }
 
 async fn begin(keeper: &Session) -> Result<(), SourceError> {
@@ -92,14 +116,7 @@ async fn rollback(keeper: &Session) -> Result<(), SourceError> {
 /// Read before the snapshot: what is flushed up to here may be in it, what
 /// comes after it is not missing from a log read from here.
 async fn consistent_point(keeper: &Session) -> Result<Lsn, SourceError> {
-    let query = "SELECT coalesce(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() \
-                 ELSE pg_current_wal_flush_lsn() END, '0/0')::text";
-    let row = keeper
-        .query_one(query, &[])
-        .await
-        .map_err(SourceError::postgres("reading the WAL position"))?;
-    let text: String = row.get(0);
-    text.parse().map_err(|e| SourceError::Internal(format!("{e}")))
+    server::end_of_log(keeper).await
 }
 
 /// What each requested relation is, by its place; absent: does not exist.

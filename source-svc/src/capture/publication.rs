@@ -1,0 +1,449 @@
+//! The publications: what of the log reaches us.
+//!
+//! ```text
+//! <name>          insert, update, delete, truncate    tables that have an identity
+//! <name>_insert   insert, truncate                    tables that have none
+//! ```
+//!
+//! A table without an identity is never put into the first: its users' UPDATEs
+//! and DELETEs would fail from then on. A publication of the user's own is
+//! looked at and never changed; one by our default name is ours.
+
+use std::collections::HashMap;
+
+use proto::v1::relation::Kind;
+use tokio_postgres::error::SqlState;
+
+use super::slot::MAX_NAME;
+use super::table::Table;
+use crate::connect::Session;
+use crate::error::SourceError;
+use crate::{check, sql};
+
+/// What the second publication's name ends with.
+const INSERT: &str = "_insert";
+
+/// The names of both publications.
+pub struct Names {
+    pub all: String,
+    pub insert: String,
+    /// The name is our default: we may add tables.
+    own: bool,
+}
+
+impl Names {
+    /// `publication` as configured; empty: the slot's default.
+    pub fn new(publication: &str, slot: &str) -> Result<Names, SourceError> {
+        let default = format!("tidewater_{slot}");
+        let all = if publication.is_empty() { default.clone() } else { publication.to_owned() };
+        let insert = format!("{all}{INSERT}");
+        if insert.len() > MAX_NAME || all.contains('\0') {
+            return Err(SourceError::Config(vec![format!(
+                "update_method.publication: {all:?} is too long for a publication, or holds a NUL; \
+                 allowed are {} bytes",
+                MAX_NAME - INSERT.len()
+            )]));
+        }
+        Ok(Names { own: all == default, all, insert })
+    }
+
+    /// For `publication_names`: as pgoutput splits them.
+    pub fn option(&self, insert: bool) -> String {
+        match insert {
+            true => format!("{},{}", sql::quote_ident(&self.all), sql::quote_ident(&self.insert)),
+            false => sql::quote_ident(&self.all),
+        }
+    }
+}
+
+/// What the catalog says of one.
+#[derive(Clone, Debug, Default)]
+struct Found {
+    publishes: [bool; 4],
+    via_root: bool,
+    /// Stored generated columns as well.
+    stored: bool,
+    tables: HashMap<(String, String), Covered>,
+}
+
+/// What of a table is published.
+#[derive(Clone, Debug, Default)]
+struct Covered {
+    /// `None`: the server has no column lists.
+    columns: Option<Vec<String>>,
+    row_filter: bool,
+}
+
+/// Both publications, as they are.
+#[derive(Clone, Debug, Default)]
+pub struct Publications {
+    all: Option<Found>,
+    insert: Option<Found>,
+}
+
+/// What is left to do, and what is wrong.
+#[derive(Debug, Default, PartialEq)]
+struct Lacks {
+    /// Statements, in their order.
+    statements: Vec<String>,
+    /// What they are for.
+    what: Vec<String>,
+    /// Publications that they create.
+    creates: Vec<String>,
+    /// What only the publication's owner can put right, with how.
+    faults: Vec<String>,
+}
+
+impl Publications {
+    /// Whether there is one of the first name; of the second.
+    pub fn exist(&self) -> (bool, bool) {
+        (self.all.is_some(), self.insert.is_some())
+    }
+
+    /// Whether a publication of this table sends its stored generated columns.
+    pub fn sends_stored(&self, table: &Table) -> bool {
+        let key = key(table);
+        let found = [&self.all, &self.insert];
+        found.into_iter().flatten().any(|found| found.stored && found.tables.contains_key(&key))
+    }
+}
+
+fn key(table: &Table) -> (String, String) {
+    let relation = &table.stream.relation;
+    (relation.namespace.clone(), relation.name.clone())
+}
+
+/// Reads both.
+pub async fn find(session: &Session, names: &Names) -> Result<Publications, SourceError> {
+    let wanted = [&names.all, &names.insert];
+    let doing = || SourceError::postgres(format!("looking at the publication {:?}", names.all));
+    // Columns that came with later versions are absent on earlier ones.
+    let query = "SELECT p.pubname::text, p.pubinsert, p.pubupdate, p.pubdelete, p.pubtruncate, \
+           p.pubviaroot, coalesce(to_jsonb(p)->>'pubgencols', '') = 's' \
+         FROM pg_publication p WHERE p.pubname = ANY ($1::text[])";
+    let rows = session.query(query, &[&&wanted[..]]).await.map_err(doing())?;
+    let mut found: HashMap<String, Found> = rows
+        .iter()
+        .map(|row| {
+            let publishes = [row.get(1), row.get(2), row.get(3), row.get(4)];
+            let (via_root, stored) = (row.get(5), row.get(6));
+            (row.get(0), Found { publishes, via_root, stored, tables: HashMap::new() })
+        })
+        .collect();
+    let query = "SELECT t.pubname::text, t.schemaname::text, t.tablename::text, \
+           to_jsonb(t) ? 'attnames', \
+           ARRAY(SELECT jsonb_array_elements_text(CASE jsonb_typeof(to_jsonb(t)->'attnames') \
+             WHEN 'array' THEN to_jsonb(t)->'attnames' ELSE '[]' END)), \
+           coalesce(to_jsonb(t)->>'rowfilter', '') <> '' \
+         FROM pg_publication_tables t WHERE t.pubname = ANY ($1::text[])";
+    let rows = session.query(query, &[&&wanted[..]]).await.map_err(doing())?;
+    for row in &rows {
+        let publication: String = row.get(0);
+        let columns = row.get::<_, bool>(3).then(|| row.get(4));
+        let covered = Covered { columns, row_filter: row.get(5) };
+        if let Some(found) = found.get_mut(&publication) {
+            found.tables.insert((row.get(1), row.get(2)), covered);
+        }
+    }
+    Ok(Publications { all: found.remove(&names.all), insert: found.remove(&names.insert) })
+}
+
+/// Makes the publications cover every table, if `create` says so and the role
+/// may. Says what it did; true if one is new.
+pub async fn ensure(
+    session: &Session,
+    names: &Names,
+    tables: &[Table],
+    create: bool,
+) -> Result<(Publications, Vec<String>, bool), SourceError> {
+    let found = find(session, names).await?;
+    let lacks = lacks(&found, names, tables);
+    if !lacks.faults.is_empty() {
+        return Err(SourceError::Capture {
+            what: format!("the publication cannot serve:\n  - {}", lacks.faults.join("\n  - ")),
+            remedy: "correct it, or give another name in update_method.publication".to_owned(),
+        });
+    }
+    if lacks.statements.is_empty() {
+        return Ok((found, Vec::new(), false));
+    }
+    let what = lacks.what.join("; ");
+    let remedy = format!("run as the tables' owner: {};", lacks.statements.join("; "));
+    if !create {
+        return Err(SourceError::Capture { what, remedy });
+    }
+    // Both or none.
+    let statement = format!("BEGIN; {}; COMMIT", lacks.statements.join("; "));
+    if let Err(error) = session.batch_execute(&statement).await {
+        // Ends the transaction that has failed; the first error is what counts.
+        let _ = session.batch_execute("ROLLBACK").await;
+        return Err(match error.code() {
+            Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
+                let said = error.as_db_error().map(|said| said.message()).unwrap_or_default();
+                SourceError::Permission {
+                    what: format!("{what}, and the role may not change that: {said}"),
+                    remedy,
+                }
+            }
+            Some(&SqlState::READ_ONLY_SQL_TRANSACTION) => SourceError::Capture {
+                what: format!("{what}, and a standby cannot change that"),
+                remedy: format!("on the primary, {remedy}"),
+            },
+            Some(&SqlState::LOCK_NOT_AVAILABLE) => SourceError::Busy {
+                what: format!("{what}; a table is locked by another session"),
+                remedy: format!("try again when that is done, or {remedy}"),
+            },
+            _ => SourceError::Postgres { doing: "publishing the tables".to_owned(), source: error },
+        });
+    }
+    let found = find(session, names).await?;
+    let left = self::lacks(&found, names, tables);
+    if !left.statements.is_empty() || !left.faults.is_empty() {
+        return Err(SourceError::Internal(format!(
+            "tables were published and are not: {} {}",
+            left.what.join("; "),
+            left.faults.join("; ")
+        )));
+    }
+    let notices = lacks.statements.iter().map(|statement| format!("done: {statement}")).collect();
+    Ok((found, notices, !lacks.creates.is_empty()))
+}
+
+/// Compares what is with what must be.
+fn lacks(found: &Publications, names: &Names, tables: &[Table]) -> Lacks {
+    let mut lacks = Lacks::default();
+    let (with, without): (Vec<&Table>, Vec<&Table>) =
+        tables.iter().partition(|table| table.publishable);
+    // In the first one, although it has no identity: its users will have noticed.
+    let all_has = |table: &&Table| {
+        found.all.as_ref().is_some_and(|found| found.tables.contains_key(&key(table)))
+    };
+    let without: Vec<&Table> = without.into_iter().filter(|table| !all_has(table)).collect();
+    lacks.of(&names.all, found.all.as_ref(), &with, names, true);
+    // Made together with the first: the log cannot be read by one that is
+    // younger than the slot.
+    if !without.is_empty() || found.all.is_none() {
+        lacks.of(&names.insert, found.insert.as_ref(), &without, names, false);
+    }
+    lacks
+}
+
+impl Lacks {
+    fn of(
+        &mut self,
+        name: &str,
+        found: Option<&Found>,
+        tables: &[&Table],
+        names: &Names,
+        every_kind: bool,
+    ) {
+        let quoted = sql::quote_ident(name);
+        let list = |tables: &[&Table]| {
+            let relations = tables.iter().map(|table| table.stream.relation.qualified());
+            // Children of plain inheritance are tables of their own.
+            relations.map(|relation| format!("ONLY {relation}")).collect::<Vec<_>>().join(", ")
+        };
+        let Some(found) = found else {
+            let publish = if every_kind { "" } else { ", publish = 'insert, truncate'" };
+            let of = if tables.is_empty() {
+                String::new()
+            } else {
+                format!(" FOR TABLE {}", list(tables))
+            };
+            self.statements.push(format!(
+                "CREATE PUBLICATION {quoted}{of} WITH (publish_via_partition_root = true{publish})"
+            ));
+            self.what.push(format!("the publication {quoted} does not exist"));
+            self.creates.push(name.to_owned());
+            return;
+        };
+        self.faults.extend(found.faults(&quoted, tables, every_kind));
+        let missing: Vec<&Table> = tables
+            .iter()
+            .filter(|table| !found.tables.contains_key(&key(table)))
+            .filter(|table| found.via_root || !is_partitioned(table))
+            .copied()
+            .collect();
+        if missing.is_empty() {
+            return;
+        }
+        let labels = missing.iter().map(|table| table.stream.relation.label());
+        let what = format!("the publication {quoted} lacks {}", check::names(labels));
+        let statement = format!("ALTER PUBLICATION {quoted} ADD TABLE {}", list(&missing));
+        if names.own || !every_kind {
+            self.statements.push(statement);
+            self.what.push(what);
+        } else {
+            self.faults.push(format!("{what}: {statement}"));
+        }
+    }
+}
+
+impl Found {
+    fn faults(&self, quoted: &str, tables: &[&Table], every_kind: bool) -> Vec<String> {
+        let mut faults = Vec::new();
+        let [insert, update, delete, truncate] = self.publishes;
+        let enough = insert && truncate && (!every_kind || update && delete);
+        if !enough && !tables.is_empty() {
+            let publish =
+                if every_kind { "insert, update, delete, truncate" } else { "insert, truncate" };
+            faults.push(format!(
+                "{quoted} does not publish every kind of change: \
+                 ALTER PUBLICATION {quoted} SET (publish = '{publish}')"
+            ));
+        }
+        if !self.via_root && tables.iter().any(|table| is_partitioned(table)) {
+            faults.push(format!(
+                "{quoted} publishes partitions instead of their roots: \
+                 ALTER PUBLICATION {quoted} SET (publish_via_partition_root = true)"
+            ));
+        }
+        for table in tables {
+            let Some(covered) = self.tables.get(&key(table)) else { continue };
+            let label = table.stream.relation.label();
+            if covered.row_filter {
+                faults.push(format!("{quoted} filters the rows of {label}: publish all of them"));
+            }
+            let Some(columns) = &covered.columns else { continue };
+            let plain = table.published.iter().filter(|column| column.generated.is_empty());
+            let absent: Vec<&str> = plain
+                .map(|column| column.name.as_str())
+                .filter(|name| !columns.iter().any(|column| column == name))
+                .collect();
+            if !absent.is_empty() {
+                faults.push(format!(
+                    "{quoted} has a list of columns for {label}, without {}: publish all of them",
+                    absent.join(", ")
+                ));
+            }
+        }
+        faults
+    }
+}
+
+fn is_partitioned(table: &Table) -> bool {
+    table.stream.relation.kind == Kind::PartitionedTable
+}
+
+/// What is wrong with a publication, whatever tables it will have.
+pub fn faults_of_any(found: &Publications, names: &Names) -> Option<SourceError> {
+    let [insert, update, delete, truncate] = found.all.as_ref()?.publishes;
+    if insert && update && delete && truncate {
+        return None;
+    }
+    let quoted = sql::quote_ident(&names.all);
+    Some(SourceError::Capture {
+        what: format!("the publication {quoted} does not publish every kind of change"),
+        remedy: format!(
+            "ALTER PUBLICATION {quoted} SET (publish = 'insert, update, delete, truncate')"
+        ),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::capture::table::Published;
+    use crate::decode::OnUnrepresentable;
+    use crate::load::stream::Stream;
+
+    fn table(name: &str, publishable: bool, kind: Kind) -> Table {
+        let mut relation = crate::check::tests::relation(name);
+        relation.kind = kind;
+        let column = |name: &str| Published {
+            name: name.to_owned(),
+            type_oid: 23,
+            type_modifier: -1,
+            delimiter: b',',
+            generated: String::new(),
+        };
+        Table {
+            stream: Stream {
+                relation,
+                columns: Vec::new(),
+                filter: None,
+                split_column: None,
+                policy: OnUnrepresentable::Null,
+                few_chunks: false,
+            },
+            published: vec![column("a"), column("b")],
+            identity: Vec::new(),
+            full: false,
+            publishable,
+            left_out: Vec::new(),
+        }
+    }
+
+    fn found(tables: &[&str]) -> Found {
+        let covered = |name: &&str| {
+            let columns = Some(vec!["a".to_owned(), "b".to_owned()]);
+            (("public".to_owned(), (*name).to_owned()), Covered { columns, row_filter: false })
+        };
+        Found {
+            publishes: [true; 4],
+            via_root: true,
+            stored: false,
+            tables: tables.iter().map(covered).collect(),
+        }
+    }
+
+    #[test]
+    fn a_table_without_identity_never_makes_its_users_updates_fail() {
+        let tables = [table("orders", true, Kind::Table), table("log", false, Kind::Table)];
+        let names = Names::new("", "1s").unwrap();
+        let lacks = lacks(&Publications::default(), &names, &tables);
+        assert_eq!(
+            lacks.statements,
+            [
+                "CREATE PUBLICATION \"tidewater_1s\" FOR TABLE ONLY \"public\".\"orders\" \
+                 WITH (publish_via_partition_root = true)",
+                "CREATE PUBLICATION \"tidewater_1s_insert\" FOR TABLE ONLY \"public\".\"log\" \
+                 WITH (publish_via_partition_root = true, publish = 'insert, truncate')",
+            ]
+        );
+        assert_eq!(names.option(true), "\"tidewater_1s\",\"tidewater_1s_insert\"");
+    }
+
+    #[test]
+    fn a_users_publication_is_not_changed_and_ours_is() {
+        let tables = [table("orders", true, Kind::Table), table("more", true, Kind::Table)];
+        let there = Publications { all: Some(found(&["orders"])), insert: Some(found(&[])) };
+        let add = "ALTER PUBLICATION \"tidewater_s\" ADD TABLE ONLY \"public\".\"more\"";
+        let ours = lacks(&there, &Names::new("", "s").unwrap(), &tables);
+        assert_eq!((ours.statements, ours.faults.len()), (vec![add.to_owned()], 0));
+        let users = lacks(&there, &Names::new("users", "s").unwrap(), &tables);
+        assert!(users.statements.is_empty());
+        assert!(users.faults[0].contains("ADD TABLE ONLY \"public\".\"more\""), "{users:?}");
+    }
+
+    #[test]
+    fn what_a_publication_keeps_from_us_is_a_fault() {
+        let faults = |change: &dyn Fn(&mut Found), kind| {
+            let mut all = found(&["orders"]);
+            change(&mut all);
+            let there = Publications { all: Some(all), insert: Some(found(&[])) };
+            let tables = [table("orders", true, kind)];
+            lacks(&there, &Names::new("", "s").unwrap(), &tables).faults.join("; ")
+        };
+        let key = ("public".to_owned(), "orders".to_owned());
+        assert_eq!(faults(&|_| {}, Kind::PartitionedTable), "");
+        assert!(faults(&|all| all.publishes[1] = false, Kind::Table).contains("SET (publish ="));
+        let leaves = |all: &mut Found| {
+            all.via_root = false;
+            all.tables.clear();
+        };
+        assert!(faults(&leaves, Kind::PartitionedTable).contains("publish_via_partition_root"));
+        let filtered = |all: &mut Found| all.tables.get_mut(&key).unwrap().row_filter = true;
+        assert!(faults(&filtered, Kind::Table).contains("filters the rows"));
+        let listed = |all: &mut Found| {
+            all.tables.get_mut(&key).unwrap().columns = Some(vec!["a".to_owned()]);
+        };
+        assert!(faults(&listed, Kind::Table).contains("without b"));
+    }
+
+    #[test]
+    fn a_name_that_postgresql_would_cut_is_refused() {
+        assert!(Names::new(&"p".repeat(56), "s").is_ok());
+        assert!(Names::new(&"p".repeat(57), "s").is_err());
+    }
+}

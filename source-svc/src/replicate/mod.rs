@@ -1,0 +1,499 @@
+//! The log, interval after interval, each table's changes to its writer.
+//!
+//! ```text
+//! window ─► pgoutput ─► relation ─► table (transcode ► decode ► batch) ─► DoPut    one per table
+//!    └── its end: every table staged ─► IntervalStaged ─► … ─► Confirm ─► slot
+//! ```
+//!
+//! A window holds whole transactions, and so does an interval. While one is
+//! being committed the next is read; no more than `intervals_in_flight` are
+//! staged and not confirmed. Nothing here moves the permanent slot: Confirm
+//! does, and it alone.
+//!
+//! Where the log cannot say what a table holds, that table is lost: it is told,
+//! nothing more of it is sent, and the others go on.
+
+pub mod confirm;
+pub mod pgoutput;
+mod relation;
+mod spool;
+mod table;
+mod window;
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use futures::{FutureExt, StreamExt, TryStreamExt};
+use proto::lsn::Lsn;
+use proto::v1::replicate_response::Event;
+use proto::v1::{self, ReplicateResponse};
+use tokio::sync::mpsc;
+use tokio_postgres::error::SqlState;
+use tonic::Status;
+
+use crate::batch::Bounds;
+use crate::capture::publication::Names;
+use crate::capture::{self, publication, server, shape, slot};
+use crate::check;
+use crate::config::Config;
+use crate::connect::Session;
+use crate::error::SourceError;
+use crate::identity;
+use crate::send::Writers;
+use crate::service::Limits;
+use confirm::{Confirmations, InFlight};
+use pgoutput::{Message, Tuple};
+use relation::{Known, Relations};
+use spool::Spool;
+use table::{Followed, Refused, Shared, Transaction};
+use window::{Log, Window, bad};
+
+/// Messages of a window when the request does not say.
+const INTERVAL_CHANGES: u32 = 100_000;
+/// Intervals staged and not confirmed when the request does not say.
+const INTERVALS_IN_FLIGHT: u32 = 2;
+/// Rows that wait, of all tables together.
+const PENDING_BYTES: usize = 64 << 20;
+/// DoPuts that are open before an interval's end. A writer has room for 16 by
+/// default, and loads may go on beside.
+const MAX_OPEN: usize = 8;
+/// Tables that are finished at once, those that are open first.
+const FINISHING: usize = 4;
+/// Between two looks for a first change.
+const POLL: Duration = Duration::from_millis(200);
+/// Between two progress messages.
+const PROGRESS_EVERY: Duration = Duration::from_millis(200);
+/// Of the advisory lock that one reader of a slot holds.
+const LOCK_CLASS: i32 = 0x7469_6465;
+
+/// Where events go.
+pub type Events = mpsc::Sender<Result<ReplicateResponse, Status>>;
+
+/// Reads the log up to `to`.
+pub async fn replicate(
+    config: &Config,
+    request: v1::ReplicateRequest,
+    limits: Limits,
+    confirmations: &Confirmations,
+    events: &Events,
+) -> Result<(), SourceError> {
+    let mut reader = Reader::open(config, request, limits, confirmations, events).await?;
+    let mut staged = reader.log.position();
+    while reader.log.position() < reader.to {
+        reader.window(reader.to).await?;
+        reader.stage(&mut staged).await?;
+    }
+    if !reader.any {
+        reader.wait_for_a_change().await?;
+        if reader.log.position() > staged {
+            reader.stage(&mut staged).await?;
+        }
+    }
+    let shapes = reader.shapes().await?;
+    let finished = v1::ReplicateFinished { to: staged.to_string(), shapes };
+    reader.emit(Event::Finished(finished)).await
+}
+
+struct Reader<'a> {
+    log: Log,
+    to: Lsn,
+    initial_wait: Duration,
+    tables: Vec<Followed>,
+    relations: Relations,
+    shared: Shared,
+    in_flight: InFlight,
+    /// Of the interval at hand.
+    number: u64,
+    /// Places of the tables that it has changes of.
+    touched: Vec<usize>,
+    /// Bytes that they have pending.
+    pending: usize,
+    /// Whether any change was of a table of ours.
+    any: bool,
+    report: Report,
+    events: &'a Events,
+}
+
+/// What was sent since the last progress message.
+struct Report {
+    rows: u64,
+    bytes: u64,
+    last: Instant,
+}
+
+impl<'a> Reader<'a> {
+    async fn open(
+        config: &Config,
+        request: v1::ReplicateRequest,
+        limits: Limits,
+        confirmations: &Confirmations,
+        events: &'a Events,
+    ) -> Result<Self, SourceError> {
+        slot::check_name(&request.slot)?;
+        let names = Names::new(&request.publication, &request.slot)?;
+        let wrong = |what: String| SourceError::Config(vec![what]);
+        let to = request.to.parse().map_err(|error| wrong(format!("to: {error}")))?;
+        let window = match request.interval_changes {
+            0 => INTERVAL_CHANGES,
+            changes => changes,
+        };
+        let window = i32::try_from(window).unwrap_or(i32::MAX);
+        let limit = match request.intervals_in_flight {
+            0 => INTERVALS_IN_FLIGHT,
+            intervals => intervals,
+        };
+        let streams: Option<Vec<_>> =
+            request.tables.iter().map(|table| table.stream.clone()).collect();
+        let streams = streams.filter(|streams| !streams.is_empty());
+        let streams = streams.ok_or_else(|| wrong("tables: none, or one without stream".into()))?;
+        let session = Session::open(config, "tidewater replicate").await?;
+        check::require_version(&session)?;
+        server::require(&session).await?;
+        exclude_others(&session, &request.slot, config).await?;
+        slot::find(&session, &request.slot).await?.ok_or_else(|| slot::gone(&request.slot))?;
+        let mut tables = capture::table::look(&session, &streams, &config.username).await?;
+        let (publications, ..) = publication::ensure(&session, &names, &tables, false).await?;
+        capture::publishes(&mut tables, &publications)?;
+        let relations = Relations::new(tables.iter());
+        let followed: Result<Vec<_>, _> = tables
+            .into_iter()
+            .zip(request.tables)
+            .map(|(table, request)| Followed::new(table, request))
+            .collect();
+        let option = names.option(publications.exist().1);
+        let database = identity::database(&session).await?;
+        let log = Log::open(session, &request.slot, option, window).await?;
+        Ok(Reader {
+            log,
+            to,
+            initial_wait: Duration::from_millis(request.initial_wait_ms.into()),
+            tables: followed?,
+            relations,
+            shared: Shared {
+                writers: Writers::default(),
+                spool: Spool::default(),
+                database,
+                bounds: Bounds { rows: config.reader_batch_size, bytes: limits.batch_bytes },
+                max_row_bytes: config.max_row_bytes.min(limits.max_row_bytes),
+            },
+            in_flight: confirmations.follow(config, &request.slot, limit as usize),
+            number: 1,
+            touched: Vec::new(),
+            pending: 0,
+            any: false,
+            report: Report { rows: 0, bytes: 0, last: Instant::now() },
+            events,
+        })
+    }
+
+    async fn emit(&self, event: Event) -> Result<(), SourceError> {
+        let sent = self.events.send(Ok(ReplicateResponse { event: Some(event) })).await;
+        sent.map_err(|_| SourceError::Cancelled)
+    }
+
+    /// Reads one window.
+    async fn window(&mut self, to: Lsn) -> Result<(), SourceError> {
+        self.in_flight.room().await?;
+        self.relations.forget();
+        let mut window = self.log.window(to, self.shared.max_row_bytes).await?;
+        let mut transaction = None;
+        while window.more().await {
+            self.messages(&mut window, &mut transaction).await?;
+        }
+        window.finish().await?;
+        if transaction.is_some() {
+            return Err(bad("a transaction without its end".to_owned()));
+        }
+        let before = self.log.position();
+        if self.log.end().await? <= before && before < to {
+            return Err(SourceError::Busy {
+                what: format!("the log does not go on from {before} to {to}"),
+                remedy: "sync again".to_owned(),
+            });
+        }
+        Ok(())
+    }
+
+    /// Takes the messages that have come.
+    async fn messages(
+        &mut self,
+        window: &mut Window,
+        transaction: &mut Option<Transaction>,
+    ) -> Result<(), SourceError> {
+        while let Some(bytes) = window.messages().next_message()? {
+            self.report.bytes += bytes.len() as u64;
+            let message = pgoutput::parse(bytes).map_err(|error| bad(error.to_string()))?;
+            let change = match (message, transaction.as_ref()) {
+                (Message::Begin { commit_lsn, commit_time }, None) => {
+                    *transaction = Some(Transaction::new(commit_lsn, commit_time));
+                    continue;
+                }
+                (Message::Commit { commit_lsn, end_lsn }, Some(begun))
+                    if begun.commit_lsn == commit_lsn =>
+                {
+                    *transaction = None;
+                    self.progress(end_lsn);
+                    continue;
+                }
+                (Message::Relation(relation), _) => {
+                    let tables = &self.tables;
+                    self.relations.learn(&relation, |place| &tables[place].table);
+                    continue;
+                }
+                (Message::Other, _) => continue,
+                (change, Some(_)) => change,
+                (_, None) => return Err(bad("a message outside a transaction".to_owned())),
+            };
+            let Some(transaction) = transaction.as_ref() else { continue };
+            match change {
+                Message::Insert { relation, new } => {
+                    self.change(transaction, relation, Change::Insert(new)).await?;
+                }
+                Message::Update { relation, old, new } => {
+                    self.change(transaction, relation, Change::Update(old, new)).await?;
+                }
+                Message::Delete { relation, old } => {
+                    self.change(transaction, relation, Change::Delete(old)).await?;
+                }
+                Message::Truncate { relations } => {
+                    for relation in relations {
+                        self.change(transaction, relation, Change::Truncate).await?;
+                    }
+                }
+                _ => return Err(bad("a message out of its place".to_owned())),
+            }
+        }
+        Ok(())
+    }
+
+    async fn change(
+        &mut self,
+        transaction: &Transaction,
+        relation: u32,
+        change: Change<'_>,
+    ) -> Result<(), SourceError> {
+        let unsaid = || bad(format!("a change of relation {relation}, of which it says nothing"));
+        let (place, changed) = match self.relations.of(relation).ok_or_else(unsaid)? {
+            Known::Ignored => return Ok(()),
+            Known::Table(place) => (*place, None),
+            Known::Changed(place, what) => (*place, Some(what.clone())),
+        };
+        let table = &mut self.tables[place];
+        if !table.lacks(transaction) {
+            return Ok(());
+        }
+        self.any = true;
+        if let Some(what) = changed {
+            return self.lose(place, what).await;
+        }
+        let (untouched, before) = (!table.is_touched(), table.pending_bytes());
+        let taken = match change {
+            Change::Insert(new) => table.insert(transaction, new),
+            Change::Update(old, new) => table.update(transaction, old, new),
+            Change::Delete(old) => table.delete(transaction, old),
+            Change::Truncate => {
+                table.truncate();
+                Ok(0)
+            }
+        };
+        let rows = match taken {
+            Ok(rows) => rows,
+            Err(Refused::Lost(why)) => return self.lose(place, why).await,
+            Err(Refused::Failed(error)) => return Err(error),
+        };
+        self.report.rows += rows;
+        self.pending = self.pending - before + table.pending_bytes();
+        if untouched {
+            self.touched.push(place);
+        }
+        // Once, where it may not be sent yet.
+        let enough = self.shared.bounds.bytes;
+        let table = &self.tables[place];
+        if table.pending_bytes() >= enough && (before < enough || table.is_open()) {
+            self.send(place).await?;
+        }
+        while self.pending > PENDING_BYTES {
+            self.make_room().await?;
+        }
+        Ok(())
+    }
+
+    /// Sends what a table has pending, if its DoPut may be open.
+    async fn send(&mut self, place: usize) -> Result<(), SourceError> {
+        if !self.tables[place].is_open() && self.uploads() >= MAX_OPEN {
+            return Ok(());
+        }
+        let table = &mut self.tables[place];
+        self.pending -= table.pending_bytes();
+        table.flush(&self.shared, self.number).await
+    }
+
+    /// DoPuts that have begun.
+    fn uploads(&self) -> usize {
+        self.touched.iter().filter(|place| self.tables[**place].is_open()).count()
+    }
+
+    /// Takes the rows of the table that has most of them out of memory.
+    async fn make_room(&mut self) -> Result<(), SourceError> {
+        let pending = |place: &usize| self.tables[*place].pending_bytes();
+        let Some(place) = self.touched.iter().copied().max_by_key(pending) else { return Ok(()) };
+        if self.tables[place].is_open() || self.uploads() < MAX_OPEN {
+            return self.send(place).await;
+        }
+        self.pending -= self.tables[place].pending_bytes();
+        self.tables[place].put_aside(&self.shared).await
+    }
+
+    /// Tells that a table is lost.
+    async fn lose(&mut self, place: usize, reason: String) -> Result<(), SourceError> {
+        let table = &mut self.tables[place];
+        tracing::warn!(table = table.label, reason, "the log does not say what the table holds");
+        table.lose();
+        self.touched.retain(|touched| *touched != place);
+        let pending = |place: &usize| self.tables[*place].pending_bytes();
+        self.pending = self.touched.iter().map(pending).sum();
+        let relation = &self.tables[place].table.stream.relation;
+        let (namespace, name) = (relation.namespace.clone(), relation.name.clone());
+        self.emit(Event::Lost(v1::TableLost { namespace, name, reason })).await
+    }
+
+    /// Completes the interval `(from, position of the log]`.
+    async fn stage(&mut self, from: &mut Lsn) -> Result<(), SourceError> {
+        let to = self.log.position();
+        // What is open already gives its place at the writer back first.
+        self.touched.sort_by_key(|place| !self.tables[*place].is_open());
+        let (shared, number) = (&self.shared, self.number);
+        let touched: HashMap<usize, usize> =
+            self.touched.drain(..).enumerate().map(|(order, place)| (place, order)).collect();
+        let mut finishing = Vec::with_capacity(touched.len());
+        for (place, table) in self.tables.iter_mut().enumerate() {
+            if let Some(order) = touched.get(&place) {
+                finishing.push((*order, table.finish(shared, number).boxed()));
+            }
+        }
+        finishing.sort_by_key(|(order, _)| *order);
+        let finishing: Vec<_> = finishing.into_iter().map(|(_, finish)| finish).collect();
+        let tables: Vec<_> =
+            futures::stream::iter(finishing).buffered(FINISHING).try_collect().await?;
+        self.pending = 0;
+        self.shared.spool.clear();
+        self.report_now(to).await?;
+        let interval =
+            v1::IntervalStaged { number, from: from.to_string(), to: to.to_string(), tables };
+        self.in_flight.add(to);
+        self.emit(Event::Staged(interval)).await?;
+        self.number += 1;
+        *from = to;
+        Ok(())
+    }
+
+    /// Reads on beyond `to` until there is a change of a table of ours, for as
+    /// long as the request says. Silence is not the end.
+    async fn wait_for_a_change(&mut self) -> Result<(), SourceError> {
+        let deadline = Instant::now() + self.initial_wait;
+        while !self.any {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            tokio::time::sleep(POLL.min(left)).await;
+            let end = server::end_of_log(self.log.session()).await?;
+            if end > self.log.position() {
+                self.window(end).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The tables' shapes at the end. One that is not as it was told has rows
+    /// that changed without an event: that table is lost.
+    async fn shapes(&mut self) -> Result<Vec<v1::TableShape>, SourceError> {
+        let relations: Vec<_> =
+            self.tables.iter().map(|followed| &followed.table.stream.relation).collect();
+        let namespaces: Vec<&str> = relations.iter().map(|of| of.namespace.as_str()).collect();
+        let names: Vec<&str> = relations.iter().map(|of| of.name.as_str()).collect();
+        let mut found = shape::of(self.log.session(), &namespaces, &names).await?;
+        let mut shapes = Vec::new();
+        for place in 0..self.tables.len() {
+            let followed = &self.tables[place];
+            if followed.lost {
+                continue;
+            }
+            let relation = &followed.table.stream.relation;
+            let (namespace, name) = (relation.namespace.clone(), relation.name.clone());
+            let Some(now) = found.remove(&(namespace.clone(), name.clone())) else {
+                self.lose(place, "it was dropped or renamed".to_owned()).await?;
+                continue;
+            };
+            let (told, keyless) = (followed.shape.as_str(), !followed.table.publishable);
+            let changed = match told {
+                "" => None,
+                told => now.changed_since(told, followed.was_truncated, keyless),
+            };
+            match changed {
+                Some(why) => self.lose(place, why.to_owned()).await?,
+                None => shapes.push(v1::TableShape { namespace, name, shape: now.text() }),
+            }
+        }
+        Ok(shapes)
+    }
+
+    fn progress(&mut self, lsn: Lsn) {
+        if self.report.last.elapsed() < PROGRESS_EVERY {
+            return;
+        }
+        self.report.last = Instant::now();
+        // A caller that reads slowly gets fewer, larger messages.
+        let event = Some(Event::Progress(self.report.message(lsn)));
+        if self.events.try_send(Ok(ReplicateResponse { event })).is_ok() {
+            (self.report.rows, self.report.bytes) = (0, 0);
+        }
+    }
+
+    async fn report_now(&mut self, lsn: Lsn) -> Result<(), SourceError> {
+        if self.report.rows == 0 && self.report.bytes == 0 {
+            return Ok(());
+        }
+        let message = self.report.message(lsn);
+        (self.report.rows, self.report.bytes) = (0, 0);
+        self.emit(Event::Progress(message)).await
+    }
+}
+
+impl Report {
+    fn message(&self, lsn: Lsn) -> v1::ReplicateProgress {
+        v1::ReplicateProgress { rows: self.rows, bytes: self.bytes, lsn: lsn.to_string() }
+    }
+}
+
+/// A change of one relation.
+enum Change<'a> {
+    Insert(Tuple<'a>),
+    Update(Option<Tuple<'a>>, Tuple<'a>),
+    Delete(Tuple<'a>),
+    Truncate,
+}
+
+/// One reader of a slot at a time: two would stage the same changes.
+async fn exclude_others(session: &Session, slot: &str, config: &Config) -> Result<(), SourceError> {
+    // A reader whose client is gone should not hold it for longer than needed;
+    // a server that cannot look for that refuses the setting.
+    let _ = session.batch_execute("SET client_connection_check_interval = '5s'").await;
+    let lock = "SELECT pg_catalog.pg_advisory_lock($1, pg_catalog.hashtext($2))";
+    let Err(error) = session.execute(lock, &[&LOCK_CLASS, &slot]).await else { return Ok(()) };
+    if error.code() != Some(&SqlState::LOCK_NOT_AVAILABLE) {
+        let doing = format!("locking the replication slot {slot:?} against another sync");
+        return Err(SourceError::Postgres { doing, source: error });
+    }
+    let holder = "SELECT format('pid %s (user %s, application %s)', a.pid, a.usename, \
+           a.application_name) \
+         FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid \
+         WHERE l.locktype = 'advisory' AND l.granted AND l.classid = $1::int4::oid \
+           AND l.objid = pg_catalog.hashtext($2)::oid AND l.objsubid = 2";
+    let blockers = session.query(holder, &[&LOCK_CLASS, &slot]).await;
+    Err(SourceError::LockTimeout {
+        what: format!("the replication slot {slot:?}, which another sync reads,"),
+        waited: config.lock_timeout,
+        blockers: blockers.unwrap_or_default().iter().map(|row| row.get(0)).collect(),
+    })
+}

@@ -1,0 +1,491 @@
+//! A table that is followed: its changes → rows → batches → one DoPut for each
+//! interval.
+//!
+//! ```text
+//! change ─ transcode ─► rows of COPY's binary form ─ pending ─► decoder ─► batches ─► DoPut
+//!                                                    (bounded)      opened with the first batch
+//! ```
+//!
+//! Rows wait, in their compact form, until there is a batch of them or the
+//! interval ends: of 2,000 tables with a few changes each, a few are with their
+//! writers at once.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{Field, Schema, SchemaRef};
+use bytes::Bytes;
+use prost::Message;
+use proto::Fault;
+use proto::lsn::Lsn;
+use proto::v1::{self, StageRequest};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::pgoutput::{Datum, Tuple};
+use super::spool::{Extent, Spool};
+use crate::batch::{Batch, Batcher, Bounds};
+use crate::capture::table::{RESERVED, Table};
+use crate::decode::transcode::Transcoder;
+use crate::decode::{Column, Decoder};
+use crate::error::SourceError;
+use crate::send::{self, Outbox, Upload, WriterAddress, Writers};
+use crate::types::Wire;
+
+/// How every COPY begins and ends.
+const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
+const TRAILER: [u8; 2] = (-1i16).to_be_bytes();
+/// Room for pending rows that is kept.
+const KEEP_BYTES: usize = 1 << 20;
+
+/// The transaction whose changes are being read.
+pub struct Transaction {
+    pub commit_lsn: Lsn,
+    /// Microseconds since 2000-01-01 UTC.
+    pub commit_time: i64,
+    /// `commit_lsn`, as rows have it.
+    text: String,
+}
+
+impl Transaction {
+    /// One that is committed there and then.
+    pub fn new(commit_lsn: Lsn, commit_time: i64) -> Self {
+        Transaction { commit_lsn, commit_time, text: commit_lsn.to_string() }
+    }
+}
+
+/// What all tables of a Replicate share.
+pub struct Shared {
+    pub writers: Writers,
+    pub spool: Spool,
+    /// As [`crate::identity::database`] has it.
+    pub database: String,
+    pub bounds: Bounds,
+    pub max_row_bytes: u64,
+}
+
+/// Why a change could not be taken.
+#[derive(Debug)]
+pub enum Refused {
+    /// The log does not say what the table holds.
+    Lost(String),
+    /// The run cannot go on.
+    Failed(SourceError),
+}
+
+impl From<SourceError> for Refused {
+    fn from(error: SourceError) -> Self {
+        Refused::Failed(error)
+    }
+}
+
+/// One of the stream's columns.
+struct Source {
+    name: String,
+    /// Its place in the log's rows.
+    place: usize,
+    transcoder: Transcoder,
+    identity: bool,
+}
+
+/// A table that is followed.
+pub struct Followed {
+    pub table: Table,
+    /// "namespace.name", for people.
+    pub label: String,
+    /// Transactions that end at or before it are in the table.
+    position: Lsn,
+    pub lost: bool,
+    /// What it was when the position was reached; empty: unknown.
+    pub shape: String,
+    /// The log told of a TRUNCATE, of the table as it lacked it.
+    pub was_truncated: bool,
+    writer: WriterAddress,
+    stage: StageRequest,
+    columns: Vec<Column>,
+    sources: Vec<Source>,
+    /// Of the interval at hand.
+    changes: Changes,
+}
+
+/// What has come of a table in an interval.
+#[derive(Default)]
+struct Changes {
+    truncated: bool,
+    /// Whole rows that the decoder has not seen.
+    pending: Vec<u8>,
+    /// Rows that came before them, put aside before the DoPut began.
+    aside: Vec<Extent>,
+    open: Option<Open>,
+}
+
+/// A DoPut that has begun.
+struct Open {
+    batcher: Batcher,
+    outbox: Outbox,
+    staged: AbortOnDropHandle<Result<Bytes, Fault>>,
+}
+
+impl Followed {
+    /// `request`: where its changes go; `position`: what it has already.
+    pub fn new(table: Table, request: v1::ReplicateTable) -> Result<Self, SourceError> {
+        let label = table.stream.relation.label();
+        let wrong = |what: String| SourceError::Config(vec![format!("{label}: {what}")]);
+        let position = match request.position.as_str() {
+            "" => Lsn(0),
+            text => text.parse().map_err(|error| wrong(format!("{error}")))?,
+        };
+        let stage = StageRequest::decode(request.stage)
+            .map_err(|error| wrong(format!("no StageRequest: {error}")))?;
+        let mut columns: Vec<Column> = RESERVED
+            .into_iter()
+            .zip([Wire::Text, Wire::TimestampTz, Wire::Text])
+            .map(|(name, wire)| Column { field: reserved(name, &wire), wire, key: false })
+            .collect();
+        columns.extend(table.stream.decoder_columns().into_iter().map(|mut column| {
+            column.key = table.identity.contains(column.field.name());
+            column
+        }));
+        let source = |column: &crate::relation::ColumnInfo| {
+            let place = table.published.iter().position(|sent| sent.name == column.name);
+            let place = place.ok_or_else(|| wrong(format!("{} is not sent", column.name)))?;
+            let delimiter = table.published[place].delimiter;
+            let transcoder = Transcoder::new(column.column_type.wire.clone(), delimiter);
+            let identity = table.identity.contains(&column.name);
+            Ok(Source { name: column.name.clone(), place, transcoder, identity })
+        };
+        let sources: Result<_, SourceError> = table.stream.columns.iter().map(source).collect();
+        let (address, token) = (request.writer_address, request.writer_token);
+        Ok(Followed {
+            sources: sources?,
+            table,
+            label,
+            position,
+            lost: false,
+            shape: request.shape,
+            was_truncated: false,
+            writer: WriterAddress { address, token },
+            stage,
+            columns,
+            changes: Changes::default(),
+        })
+    }
+
+    /// Whether a transaction is one that the table lacks. A position is an end,
+    /// and so the transaction that ends at it begins its commit before it.
+    pub fn lacks(&self, transaction: &Transaction) -> bool {
+        !self.lost && transaction.commit_lsn >= self.position
+    }
+
+    /// Bytes that wait for the decoder.
+    pub fn pending_bytes(&self) -> usize {
+        self.changes.pending.len()
+    }
+
+    /// Whether its DoPut has begun.
+    pub fn is_open(&self) -> bool {
+        self.changes.open.is_some()
+    }
+
+    /// Whether anything has come of it in this interval.
+    pub fn is_touched(&self) -> bool {
+        let Changes { truncated, pending, aside, open } = &self.changes;
+        *truncated || !pending.is_empty() || !aside.is_empty() || open.is_some()
+    }
+
+    /// No more of it is wanted; the writer discards what it has got.
+    pub fn lose(&mut self) {
+        self.lost = true;
+        self.changes = Changes::default();
+    }
+
+    /// A new row.
+    pub fn insert(&mut self, transaction: &Transaction, new: Tuple<'_>) -> Result<u64, Refused> {
+        let new = self.values(new)?;
+        self.append(b'c', transaction, |source| new[source.place])?;
+        Ok(1)
+    }
+
+    /// A row in place of another; how many rows that makes.
+    pub fn update(
+        &mut self,
+        transaction: &Transaction,
+        old: Option<Tuple<'_>>,
+        new: Tuple<'_>,
+    ) -> Result<u64, Refused> {
+        self.require_identity("an UPDATE")?;
+        let mut new = self.values(new)?;
+        let old = old.map(|old| self.values(old)).transpose()?;
+        let full = self.table.full;
+        let mut moved = false;
+        for source in &self.sources {
+            // What the old row carries for certain.
+            let before =
+                old.as_ref().filter(|_| full || source.identity).map(|old| old[source.place]);
+            let value = &mut new[source.place];
+            match (*value, before) {
+                (Datum::Unchanged, Some(before @ Datum::Text(_))) => *value = before,
+                (Datum::Unchanged, _) => {
+                    return Err(Refused::Lost(format!(
+                        "an UPDATE left the large value of column {} as it was, and the log does \
+                         not say what it is (REPLICA IDENTITY FULL would)",
+                        source.name
+                    )));
+                }
+                _ => {}
+            }
+            if source.identity && before.is_some_and(|before| before != *value) {
+                moved = true;
+            }
+        }
+        if moved && let Some(old) = &old {
+            self.delete_row(transaction, old)?;
+        }
+        self.append(b'u', transaction, |source| new[source.place])?;
+        Ok(1 + u64::from(moved))
+    }
+
+    /// A row that is gone.
+    pub fn delete(&mut self, transaction: &Transaction, old: Tuple<'_>) -> Result<u64, Refused> {
+        self.require_identity("a DELETE")?;
+        let old = self.values(old)?;
+        self.delete_row(transaction, &old)?;
+        Ok(1)
+    }
+
+    fn delete_row(&mut self, transaction: &Transaction, old: &[Datum<'_>]) -> Result<(), Refused> {
+        let full = self.table.full;
+        let unknown =
+            |source: &&Source| source.identity && !matches!(old[source.place], Datum::Text(_));
+        // FULL without a NOT NULL on it: NULL is a value.
+        if let Some(source) = self.sources.iter().find(unknown).filter(|_| !full) {
+            let what = format!("the old row has no value of the key's column {}", source.name);
+            return Err(Refused::Lost(what));
+        }
+        self.append(b'd', transaction, |source| match source.identity || full {
+            true => old[source.place],
+            false => Datum::Null,
+        })
+    }
+
+    /// Everything that the table had is gone, and what came before with it.
+    pub fn truncate(&mut self) {
+        self.was_truncated = true;
+        self.changes = Changes { truncated: true, ..Changes::default() };
+    }
+
+    fn require_identity(&self, what: &str) -> Result<(), Refused> {
+        if !self.table.identity.is_empty() {
+            return Ok(());
+        }
+        Err(Refused::Lost(format!(
+            "{what}, and it has neither a primary key nor another replica identity to tell rows by"
+        )))
+    }
+
+    /// As many values as the relation has columns.
+    fn values<'a>(&self, tuple: Tuple<'a>) -> Result<Vec<Datum<'a>>, SourceError> {
+        let values: Vec<Datum<'a>> = tuple.iter().collect();
+        if values.len() == self.table.published.len() {
+            return Ok(values);
+        }
+        let expected = self.table.published.len();
+        Err(self.bad("?", format!("a row of {} columns, {expected} expected", values.len())))
+    }
+
+    /// Appends a row to the pending ones.
+    fn append<'a>(
+        &mut self,
+        op: u8,
+        transaction: &Transaction,
+        value: impl Fn(&Source) -> Datum<'a>,
+    ) -> Result<(), Refused> {
+        let row = &mut self.changes.pending;
+        let start = row.len();
+        // A table has 1,600 columns at most.
+        row.extend((self.columns.len() as u16).to_be_bytes());
+        cell(row, &[op]);
+        cell(row, &transaction.commit_time.to_be_bytes());
+        cell(row, transaction.text.as_bytes());
+        for source in &self.sources {
+            let wrong = match value(source) {
+                Datum::Null => {
+                    row.extend((-1i32).to_be_bytes());
+                    continue;
+                }
+                Datum::Text(text) => match source.transcoder.cell(text, row) {
+                    Ok(()) => continue,
+                    Err(what) => what,
+                },
+                Datum::Unchanged => "a value that the log leaves out".to_owned(),
+            };
+            row.truncate(start);
+            let key = key(&self.sources, value);
+            return Err(self.bad(&key, format!("column {}: {wrong}", source.name)).into());
+        }
+        Ok(())
+    }
+
+    fn bad(&self, key: &str, what: String) -> SourceError {
+        SourceError::BadData { table: self.label.clone(), key: key.to_owned(), what }
+    }
+
+    /// Puts what is pending aside: its DoPut may not begin yet.
+    pub async fn put_aside(&mut self, shared: &Shared) -> Result<(), SourceError> {
+        let rows = std::mem::take(&mut self.changes.pending);
+        let extent = shared.spool.write(rows).await?;
+        self.changes.aside.push(extent);
+        Ok(())
+    }
+
+    /// Sends everything that has come. `interval`: its number.
+    pub async fn flush(&mut self, shared: &Shared, interval: u64) -> Result<(), SourceError> {
+        if self.changes.pending.is_empty() && self.changes.aside.is_empty() {
+            return Ok(());
+        }
+        let rows = std::mem::take(&mut self.changes.pending);
+        let aside = std::mem::take(&mut self.changes.aside);
+        let label = self.label.clone();
+        let open = self.open(shared, interval).await?;
+        for extent in aside {
+            let mut left = Some(extent);
+            while let Some(extent) = left {
+                let (rows, rest) = shared.spool.read(extent).await?;
+                open.push(rows, &label).await?;
+                left = rest;
+            }
+        }
+        let mut memory = open.push(rows, &label).await?;
+        let rest = open.batcher.cut().map_err(|error| SourceError::decode(&label, error))?;
+        if let Some(batch) = rest {
+            open.send(batch, &label).await?;
+        }
+        if memory.capacity() <= KEEP_BYTES {
+            memory.clear();
+            self.changes.pending = memory;
+        }
+        Ok(())
+    }
+
+    /// The decoder's schema, as a writer is told it.
+    fn told(&self, schema: &Schema, database: &str) -> SchemaRef {
+        let (reserved, columns) = schema.fields().split_at(RESERVED.len());
+        let told = self.table.stream.told(&Schema::new(columns.to_vec()), database);
+        let fields: Vec<_> = reserved.iter().chain(told.fields()).cloned().collect();
+        Arc::new(Schema::new_with_metadata(fields, told.metadata().clone()))
+    }
+
+    async fn open(&mut self, shared: &Shared, interval: u64) -> Result<&mut Open, SourceError> {
+        if self.changes.open.is_none() {
+            let policy = self.table.stream.policy;
+            let decoder = Decoder::new(self.columns.clone(), policy, shared.max_row_bytes);
+            let mut batcher = Batcher::new(decoder, shared.bounds);
+            batcher.push(HEADER.to_vec()).map_err(|e| SourceError::decode(&self.label, e))?;
+            // So that the header is done with before rows come.
+            batcher.next_batch().map_err(|e| SourceError::decode(&self.label, e))?;
+            let mut stage = self.stage.clone();
+            stage.load_id = format!("{}-{interval}", stage.load_id);
+            let writer = shared.writers.take(&self.writer).await?;
+            let stage = Bytes::from(stage.encode_to_vec());
+            let schema = self.told(batcher.schema(), &shared.database);
+            let Upload { outbox, staged } =
+                send::start(writer, stage, schema, shared.max_row_bytes).await?;
+            let staged = AbortOnDropHandle::new(tokio::spawn(staged));
+            self.changes.open = Some(Open { batcher, outbox, staged });
+        }
+        let open = self.changes.open.as_mut();
+        open.ok_or_else(|| SourceError::Internal("an upload that was begun is gone".to_owned()))
+    }
+
+    /// The interval is complete: what was staged of it.
+    pub async fn finish(
+        &mut self,
+        shared: &Shared,
+        interval: u64,
+    ) -> Result<v1::StagedTable, SourceError> {
+        self.flush(shared, interval).await?;
+        let Changes { truncated, open, .. } = std::mem::take(&mut self.changes);
+        let mut staged = v1::StagedTable {
+            namespace: self.table.stream.relation.namespace.clone(),
+            name: self.table.stream.relation.name.clone(),
+            truncated,
+            ..Default::default()
+        };
+        if let Some(mut open) = open {
+            open.push(TRAILER.to_vec(), &self.label).await?;
+            let last = open.batcher.finish().map_err(|e| SourceError::decode(&self.label, e))?;
+            if let Some(batch) = last {
+                open.send(batch, &self.label).await?;
+            }
+            staged.unrepresentable = open
+                .batcher
+                .decoder()
+                .unrepresentable()
+                .filter(|(_, values)| *values > 0)
+                .map(|(column, values)| v1::UnrepresentableCount {
+                    column: column.to_owned(),
+                    values,
+                })
+                .collect();
+            let Open { outbox, staged: answer, .. } = open;
+            // Whether it went or not, the answer says.
+            let _ = outbox.end().await;
+            staged.staged = outcome(answer).await?;
+        }
+        Ok(staged)
+    }
+}
+
+impl Open {
+    /// Decodes rows and sends the batches that are full; the memory is of no
+    /// more use.
+    async fn push(&mut self, rows: Vec<u8>, label: &str) -> Result<Vec<u8>, SourceError> {
+        let decode = |error| SourceError::decode(label, error);
+        let memory = self.batcher.push(rows).map_err(decode)?;
+        while let Some(batch) = self.batcher.next_batch().map_err(decode)? {
+            self.send(batch, label).await?;
+        }
+        Ok(memory)
+    }
+
+    async fn send(&mut self, batch: Batch, label: &str) -> Result<(), SourceError> {
+        let Err(error) = self.outbox.send(&batch.records).await else { return Ok(()) };
+        match error.explain(label, batch.key) {
+            Some(error) => Err(error),
+            None => Err(match (&mut self.staged).await {
+                Ok(Err(fault)) => SourceError::Writer(fault),
+                Ok(Ok(_)) => SourceError::Internal("the writer answered before the end".to_owned()),
+                Err(defect) => SourceError::Internal(format!("an upload ended by {defect}")),
+            }),
+        }
+    }
+}
+
+async fn outcome(staged: AbortOnDropHandle<Result<Bytes, Fault>>) -> Result<Bytes, SourceError> {
+    match staged.await {
+        Ok(answer) => answer.map_err(SourceError::Writer),
+        Err(defect) => Err(SourceError::Internal(format!("an upload ended by {defect}"))),
+    }
+}
+
+fn reserved(name: &str, wire: &Wire) -> Field {
+    wire.field(name, false)
+}
+
+fn cell(row: &mut Vec<u8>, value: &[u8]) {
+    // None of ours is longer than a position's text.
+    row.extend((value.len() as u32).to_be_bytes());
+    row.extend_from_slice(value);
+}
+
+/// "id = 42", as far as the change says.
+fn key<'a>(sources: &[Source], value: impl Fn(&Source) -> Datum<'a>) -> String {
+    let parts = sources.iter().filter(|source| source.identity).map(|source| {
+        let shown = match value(source) {
+            Datum::Text(text) => String::from_utf8_lossy(&text[..text.len().min(100)]).into_owned(),
+            Datum::Null => "null".to_owned(),
+            Datum::Unchanged => "?".to_owned(),
+        };
+        format!("{} = {shown}", source.name)
+    });
+    let parts: Vec<String> = parts.collect();
+    if parts.is_empty() { "none".to_owned() } else { parts.join(", ") }
+}
