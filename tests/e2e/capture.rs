@@ -1,6 +1,7 @@
 //! Change capture, source-svc alone: what the log says, change by change.
 
 mod handoff;
+mod random;
 mod slot;
 mod stream;
 mod tables;

@@ -336,6 +336,12 @@ impl Run {
         rows(&together(staged)?, RESERVED, true)
     }
 
+    /// As [`Run::rows`], interval by interval, of those that have any.
+    pub fn intervals_of(&self, table: &str) -> Result<Vec<Vec<String>>> {
+        let staged = self.staged.get(table).into_iter().flatten();
+        staged.map(|one| rows(&together(std::slice::from_ref(one))?, RESERVED, true)).collect()
+    }
+
     /// A table's changes as one batch.
     pub fn batch(&self, table: &str) -> Result<RecordBatch> {
         together(self.staged.get(table).with_context(|| format!("{table} has no changes"))?)

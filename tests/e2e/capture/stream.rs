@@ -296,3 +296,26 @@ fn a_row_beyond_the_limit_is_named_with_its_key() -> Result<()> {
     ensure!(run.batch(T)?.num_rows() == 1);
     drop_slots(&database)
 }
+
+#[test]
+fn a_source_killed_in_between_tells_the_same_again_and_leaves_one_slot() -> Result<()> {
+    on_both_ends("stream_killed", |database, capture| {
+        database.psql("CREATE TABLE t (id int PRIMARY KEY)")?;
+        capture.open("stream_killed", &[T])?;
+        for id in 0..4 {
+            database.psql(&format!("INSERT INTO t VALUES ({id})"))?;
+        }
+        let mut request = capture.request("stream_killed", &[T])?;
+        request.interval_changes = 1;
+        capture.staged_without_confirming(request)?;
+        capture.source().kill()?;
+        capture.source().restart()?;
+        let run = capture.run("stream_killed", &[T], |_| ())?;
+        assert_eq!(run.rows(T)?, ["c id=0", "c id=1", "c id=2", "c id=3"]);
+        let slots = "SELECT count(*) FROM pg_replication_slots WHERE database = current_database()";
+        while database.psql(slots)? != "1" {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        Ok(())
+    })
+}
