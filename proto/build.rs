@@ -7,13 +7,14 @@ const FILES: [&str; 3] =
     ["tidewater/v1/common.proto", "tidewater/v1/source.proto", "tidewater/v1/writer.proto"];
 
 /// Messages whose derived Debug would print a secret; `src/redact.rs` has theirs.
-const SECRET: [&str; 7] = [
+const SECRET: [&str; 8] = [
     "tidewater.v1.SourceConfig",
     "tidewater.v1.Ssl",
     "tidewater.v1.SshConfig",
     "tidewater.v1.ReadChunkRequest",
     "tidewater.v1.ReplicateTable",
     "tidewater.v1.JdbcCatalog",
+    "tidewater.v1.RestCatalog",
     "tidewater.v1.S3",
 ];
 

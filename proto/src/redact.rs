@@ -6,7 +6,8 @@ use std::fmt;
 use crate::v1::destination::Kind;
 use crate::v1::iceberg::Catalog;
 use crate::v1::{
-    Destination, JdbcCatalog, ReadChunkRequest, ReplicateTable, S3, SourceConfig, SshConfig, Ssl,
+    Destination, JdbcCatalog, ReadChunkRequest, ReplicateTable, RestCatalog, S3, SourceConfig,
+    SshConfig, Ssl,
 };
 
 const HIDDEN: &str = "…";
@@ -100,6 +101,20 @@ impl fmt::Debug for JdbcCatalog {
     }
 }
 
+impl fmt::Debug for RestCatalog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RestCatalog")
+            .field("url", &self.url)
+            .field("warehouse", &self.warehouse)
+            .field("token", &hide(&self.token))
+            .field("credential", &hide(&self.credential))
+            .field("oauth2_uri", &self.oauth2_uri)
+            .field("scope", &self.scope)
+            .field("signing", &self.signing)
+            .finish()
+    }
+}
+
 impl fmt::Debug for S3 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("S3")
@@ -129,6 +144,13 @@ impl Destination {
                         // Parameters may name a password; the database is before them.
                         let end = jdbc.url.find('?').unwrap_or(jdbc.url.len());
                         jdbc.url.truncate(end);
+                    }
+                    Some(Catalog::Rest(rest)) => {
+                        rest.token.clear();
+                        rest.credential.clear();
+                        rest.oauth2_uri.clear();
+                        rest.scope.clear();
+                        rest.signing = None;
                     }
                     Some(Catalog::Glue(_)) | None => {}
                 }
@@ -197,7 +219,17 @@ mod tests {
         assert_eq!((jdbc.url.as_str(), jdbc.password.as_str()), ("jdbc:postgresql://db/c", ""));
         let region = "eu-north-1".to_owned();
         assert_eq!(s3, Some(S3 { region, ..Default::default() }));
-        let shown = format!("{config:?} {chunk:?} {table:?} {destination:?}");
+        let url = "https://catalog/api".to_owned();
+        let rest = RestCatalog { url, token: secret(), credential: secret(), ..Default::default() };
+        let catalog = Some(Catalog::Rest(rest.clone()));
+        let kind = Some(Kind::Iceberg(Iceberg { catalog, ..Default::default() }));
+        let bare = Destination { kind }.without_credentials();
+        let Some(Kind::Iceberg(Iceberg { catalog: Some(Catalog::Rest(bare)), .. })) = bare.kind
+        else {
+            panic!("another kind")
+        };
+        assert_eq!(bare, RestCatalog { url: rest.url.clone(), ..Default::default() });
+        let shown = format!("{config:?} {chunk:?} {table:?} {destination:?} {rest:?}");
         assert!(!shown.contains("hunter2"), "{shown}");
         assert!(shown.contains(HIDDEN));
     }

@@ -11,7 +11,8 @@
 //! ```
 //!
 //! - [`pair`]: which catalogs and stores there are, and which go together
-//! - [`seaweed`], [`glue`]: the servers behind them
+//! - [`seaweed`], [`glue`]: the servers behind them; [`front`]: what SeaweedFS's
+//!   REST catalog does not do itself
 //! - [`warehouse`]: one catalog with one store, for our programs and for theirs
 //! - [`client`]: PyIceberg with that catalog
 //! - [`engine`]: who reads, and what each cannot tell; [`spark`]: one that takes
@@ -21,6 +22,7 @@
 
 pub mod client;
 pub mod engine;
+pub mod front;
 pub mod glue;
 pub mod pair;
 pub mod seaweed;

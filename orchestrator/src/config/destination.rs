@@ -9,7 +9,7 @@ use proto::v1::{Destination, Iceberg, JdbcCatalog, Parquet, destination};
 use serde_json::Value;
 
 use super::validate::{self, ICEBERG, PARQUET, Schema};
-use super::{ConfigError, ConfigFault, glue, read, s3};
+use super::{ConfigError, ConfigFault, glue, read, rest, s3};
 
 /// A validated destination.json.
 #[derive(Clone, Debug)]
@@ -53,13 +53,14 @@ impl DestinationFile {
         Err(ConfigError::Unsupported {
             problem: format!(
                 "the destination asks for {what}, but this version writes Parquet files to \
-                 local_path or s3_bucket, and Iceberg tables with a Glue or JDBC catalog and a \
+                 local_path or s3_bucket, and Iceberg tables with a Glue, JDBC or REST catalog and a \
                  warehouse at file:/// or s3:// only"
             ),
             remedy: "use \"type\": \"PARQUET\" with writer.local_path or writer.s3_bucket in \
                      destination.json, or \
-                     \"type\": \"ICEBERG\" with \"catalog_type\": \"glue\", or \"jdbc\" and \
-                     \"jdbc_url\": \"jdbc:sqlite:…\" or \"jdbc:postgresql:…\", and with \
+                     \"type\": \"ICEBERG\" with \"catalog_type\": \"glue\", \"jdbc\" and \
+                     \"jdbc_url\": \"jdbc:sqlite:…\" or \"jdbc:postgresql:…\", or \"rest\" and \
+                     \"rest_catalog_url\", and with \
                      \"iceberg_s3_path\": \"file:///…\" or \"s3://…\""
                 .into(),
         })
@@ -115,10 +116,13 @@ fn kind_of(value: &Value, faults: &mut Vec<ConfigFault>) -> Kind {
         }
     };
     if value["type"] == "ICEBERG" {
-        if !set("iceberg_s3_path") && !set("s3_path") {
+        let catalog = text(writer, "catalog_type").unwrap_or("glue");
+        // Many a REST catalog has one warehouse, and no need of a name for it.
+        let needs_warehouse = !rest::KINDS.contains(&catalog);
+        if needs_warehouse && !set("iceberg_s3_path") && !set("s3_path") {
             need("iceberg_s3_path", "is missing; it must be the warehouse, s3://bucket/prefix");
         }
-        let needed = match text(writer, "catalog_type").unwrap_or("glue") {
+        let needed = match catalog {
             "jdbc" => "jdbc_url",
             "hive" => "hive_uri",
             "glue" | "s3tables" => return Kind::Iceberg,
@@ -194,6 +198,7 @@ fn iceberg(
     let catalog = match text(writer, "catalog_type").unwrap_or("glue") {
         "jdbc" => Catalog::Jdbc(jdbc(writer)?),
         "glue" => Catalog::Glue(glue::catalog(writer)),
+        kind if rest::KINDS.contains(&kind) => Catalog::Rest(rest::catalog(writer)?),
         other => return Ok(Err(format!("Iceberg tables in a {other} catalog"))),
     };
     let (key, warehouse) = match text(writer, "iceberg_s3_path") {
@@ -204,6 +209,9 @@ fn iceberg(
         ConfigFault::new(format!("writer.{key}"), format!("is {warehouse:?}; {problem}"))
     };
     let (warehouse, s3) = match warehouse.split_once(':') {
+        _ if matches!(catalog, Catalog::Rest(_)) && rest::is_name(warehouse) => {
+            (String::new(), Some(s3::iceberg(writer)))
+        }
         Some(("s3" | "s3a", path)) => {
             let path = path.strip_prefix("//").unwrap_or_default().trim_end_matches('/');
             if path.is_empty() || path.starts_with('/') {
@@ -223,8 +231,8 @@ fn iceberg(
         }
     };
     // Its region and keys.
-    let of_glue = || matches!(catalog, Catalog::Glue(_)).then(|| s3::iceberg(writer));
-    let s3 = s3.or_else(of_glue);
+    let signs = matches!(catalog, Catalog::Glue(_) | Catalog::Rest(_));
+    let s3 = s3.or_else(|| signs.then(|| s3::iceberg(writer)));
     Ok(Ok(destination::Kind::Iceberg(Iceberg {
         warehouse,
         catalog: Some(catalog),

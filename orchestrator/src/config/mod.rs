@@ -9,6 +9,7 @@ pub mod decrypt;
 pub mod destination;
 mod glue;
 pub mod read;
+mod rest;
 mod s3;
 pub mod source;
 pub mod validate;

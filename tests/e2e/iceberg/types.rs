@@ -1,7 +1,7 @@
 //! The complete type table.
 
 use anyhow::Result;
-use tests::iceberg::pair::Pair;
+use tests::iceberg::pair::{Catalog, Pair};
 use tests::postgres::Database;
 
 use super::Lake;
@@ -20,6 +20,15 @@ pub fn every_type_arrives_as_postgresql_prints_it(pair: Pair) -> Result<()> {
     )?;
     database.psql(&format!("CREATE VIEW timeless AS SELECT {columns} FROM types"))?;
     let lake = Lake::on(pair, &database)?;
+    if pair.catalog == Catalog::Rest {
+        // It takes no namespace that ends with an underscore.
+        lake.project.edit("streams.json", |catalog| {
+            let streams = catalog["streams"].as_array_mut().into_iter().flatten();
+            for stream in streams.filter(|it| it["stream"]["namespace"] != "public") {
+                stream["stream"]["destination_database"] = database.name.as_str().into();
+            }
+        })?;
+    }
     let streams: Vec<&str> = STREAMS.into_iter().chain(["public.timeless"]).collect();
     lake.project.select(&streams, plain())?;
     lake.project.sync()?;

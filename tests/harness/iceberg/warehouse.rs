@@ -193,9 +193,17 @@ impl Warehouse {
         Table::new(self.client().redirected(&address, proxy.address()), name)
     }
 
-    /// The table of a stream, as the default names have it.
+    /// The table of a stream, in the `destination_database` that streams.json
+    /// gives it, else as the default names have it.
     pub fn table_of(&self, project: &Project, namespace: &str, name: &str) -> Table {
-        self.table(&format!("{}.{}", namespace_of(project, namespace), destination_name(name)))
+        let catalog = project.read("streams.json").unwrap_or_default();
+        let streams = catalog["streams"].as_array().into_iter().flatten();
+        let mut streams = streams.map(|entry| &entry["stream"]);
+        let ours = streams.find(|it| it["namespace"] == namespace && it["name"] == name);
+        let given = ours.and_then(|stream| stream["destination_database"].as_str());
+        let given = given.filter(|database| !database.is_empty()).map(str::to_owned);
+        let database = given.unwrap_or_else(|| namespace_of(project, namespace));
+        self.table(&format!("{database}.{}", destination_name(name)))
     }
 
     /// The paths of all objects below a location, the warehouse's or a table's,

@@ -73,10 +73,11 @@ struct Commit<'a> {
     unclear: Option<Unclear>,
 }
 
-/// A swap without an answer. It is refused once its base is no longer current.
+/// A swap without an answer. It is refused once main is no longer where it was
+/// in its base.
 struct Unclear {
     cause: WriterError,
-    base: Option<String>,
+    base: Option<i64>,
 }
 
 /// The new files in manifests that fit any snapshot of a table with this
@@ -101,7 +102,7 @@ impl Commit<'_> {
                 self.clean_up(&paths, &[]);
                 return Ok(committed(base.metadata.location(), record, attempt == 0));
             }
-            let current = base.as_ref().map(|base| base.location.clone());
+            let current = base.as_ref().and_then(|base| base.metadata.current_snapshot_id());
             self.unclear = self.unclear.take().filter(|unclear| unclear.base == current);
             self.check_position(base.as_ref())?;
             let (made, written) = self.derive(base.as_ref())?;
@@ -207,7 +208,7 @@ impl Commit<'_> {
         let snapshot = draft.snapshot(list.clone(), operation, summary);
         storage.write(&list, &manifest::list(&snapshot, manifests)?)?;
         written.push(list);
-        Ok((draft.finish(snapshot)?, written))
+        Ok((draft.finish(snapshot, &self.request.load_id)?, written))
     }
 
     /// After a Conflict: removes what the attempt wrote, unless the table says
@@ -230,7 +231,8 @@ impl Commit<'_> {
             .ok_or_else(|| WriterError::Internal("a commit has no record".into()))?;
         let paths = Paths::of(Some(metadata), &self.table.new_location);
         let delete = "write.metadata.delete-after-commit.enabled";
-        let wanted = metadata.properties().get(delete).is_some_and(|value| value == "true");
+        let wanted = metadata.properties().get(delete).is_some_and(|value| value == "true")
+            && !self.table.catalog.owns_metadata_files();
         let forgotten = if wanted { made.forgotten.as_slice() } else { &[] };
         self.clean_up(&paths, forgotten);
         Ok(committed(metadata.location(), record, false))

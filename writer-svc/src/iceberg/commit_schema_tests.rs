@@ -13,7 +13,7 @@ fn evolve(table: &IcebergTable, change: impl FnOnce(&mut Vec<NestedFieldRef>)) {
     let schema = with_fields(0, fields, std::iter::empty()).unwrap();
     let builder = base.metadata.clone().into_builder(Some(base.location.clone()));
     let made = builder.add_current_schema(schema).unwrap().build().unwrap();
-    let next = Next { metadata: made.metadata, changes: made.changes };
+    let next = Next { metadata: made.metadata, changes: made.changes, absent: Vec::new() };
     let swap = table.catalog.swap(&table.name, Some(&base), &next).unwrap();
     assert!(matches!(swap, Swap::Swapped));
 }

@@ -22,6 +22,9 @@ use crate::iceberg::catalog::{Catalog, Next, TableName};
 use crate::iceberg::position::Position;
 use crate::target::{Staging, Target};
 
+#[path = "commit_merging_tests.rs"]
+mod merging;
+
 /// A table in a warehouse below `root`.
 fn table(root: &Path) -> IcebergTable {
     let root = root.display();
@@ -183,7 +186,7 @@ fn foreign_commit(table: &IcebergTable, key: &str) {
     let builder = base.metadata.clone().into_builder(Some(base.location.clone()));
     let property = [(key.to_owned(), "x".to_owned())].into();
     let made = builder.set_properties(property).unwrap().build().unwrap();
-    let next = Next { metadata: made.metadata, changes: made.changes };
+    let next = Next { metadata: made.metadata, changes: made.changes, absent: Vec::new() };
     let swap = table.catalog.swap(&table.name, Some(&base), &next).unwrap();
     assert!(matches!(swap, Swap::Swapped));
 }
@@ -414,7 +417,7 @@ fn a_table_that_was_rolled_back_has_no_position() {
     let main = SnapshotReference::new(first, SnapshotRetention::branch(None, None, None));
     let builder = base.metadata.clone().into_builder(Some(base.location.clone()));
     let made = builder.set_ref("main", main).unwrap().build().unwrap();
-    let next = Next { metadata: made.metadata, changes: made.changes };
+    let next = Next { metadata: made.metadata, changes: made.changes, absent: Vec::new() };
     table.catalog.swap(&table.name, Some(&base), &next).unwrap();
 
     assert_eq!(position::of(&metadata(&table)), Position::RolledBack(last));
@@ -433,7 +436,7 @@ fn the_position_outlives_its_snapshot() {
     let only = base.metadata.current_snapshot_id().unwrap();
     let builder = base.metadata.clone().into_builder(Some(base.location.clone()));
     let made = builder.remove_ref("main").remove_snapshots(&[only]).build().unwrap();
-    let next = Next { metadata: made.metadata, changes: made.changes };
+    let next = Next { metadata: made.metadata, changes: made.changes, absent: Vec::new() };
     table.catalog.swap(&table.name, Some(&base), &next).unwrap();
     let now = metadata(&table);
     assert_eq!(position::of(&now), Position::At(first.clone()));
@@ -450,7 +453,7 @@ fn metadata_files_do_not_grow_without_end() {
     let builder = base.metadata.clone().into_builder(Some(base.location.clone()));
     let limit = [("write.metadata.previous-versions-max".to_owned(), "2".to_owned())].into();
     let made = builder.set_properties(limit).unwrap().build().unwrap();
-    let next = Next { metadata: made.metadata, changes: made.changes };
+    let next = Next { metadata: made.metadata, changes: made.changes, absent: Vec::new() };
     table.catalog.swap(&table.name, Some(&base), &next).unwrap();
     for n in 1..6 {
         commit_rows(&table, &format!("c{n}"), n);

@@ -20,6 +20,9 @@ const ATTEMPTS: u32 = 10;
 pub fn drop_table(table: &IcebergTable) -> Result<bool, WriterError> {
     for _ in 0..ATTEMPTS {
         let Some(base) = table.load()? else {
+            if table.catalog.places_tables() {
+                return Ok(false);
+            }
             remove_ours(table, &Paths::of(None, &table.new_location))?;
             return Ok(false);
         };

@@ -66,7 +66,7 @@ pub struct IcebergTable {
     name: TableName,
     catalog: Box<dyn Catalog>,
     storage: Arc<dyn Storage>,
-    /// Where a new table is put.
+    /// Where a new table is put; empty: where the catalog puts it.
     new_location: String,
     max_file_bytes: u64,
     /// Destination names of the columns to be declared as identifier fields.
@@ -79,8 +79,8 @@ impl IcebergTable {
     pub fn new(iceberg: &Iceberg, table: &Table, options: &Options) -> Result<Self, WriterError> {
         plain("destination_database", &table.database)?;
         plain("destination_table", &table.name)?;
-        let storage = storage::open(iceberg, options)?;
-        let catalog = catalog::open(iceberg, Arc::clone(&storage))?;
+        let name = TableName { namespace: table.database.clone(), name: table.name.clone() };
+        let (catalog, storage) = catalog::open(iceberg, &name, options)?;
         let identifiers = match (iceberg.no_identifier_fields, table.normalization) {
             (true, _) => Vec::new(),
             (false, _) if table.key_columns.is_empty() => Vec::new(),
@@ -91,13 +91,11 @@ impl IcebergTable {
             (false, false) => vec![naming::OLAKE_ID.to_owned()],
         };
         Ok(IcebergTable {
-            new_location: format!(
-                "{}/{}/{}",
-                iceberg.warehouse.trim_end_matches('/'),
-                table.database,
-                table.name
-            ),
-            name: TableName { namespace: table.database.clone(), name: table.name.clone() },
+            new_location: match iceberg.warehouse.trim_end_matches('/') {
+                "" => String::new(),
+                warehouse => format!("{warehouse}/{}/{}", table.database, table.name),
+            },
+            name,
             catalog,
             storage,
             max_file_bytes: file_bytes(iceberg.max_file_size_mb),
@@ -204,10 +202,11 @@ const STAGED_PREFIX: &str = "staged-";
 impl Target for IcebergTable {
     fn location(&self) -> Result<String, WriterError> {
         let loaded = self.catalog.load(&self.name)?;
-        Ok(loaded.map_or_else(
-            || self.new_location.clone(),
-            |loaded| loaded.metadata.location().to_owned(),
-        ))
+        Ok(match loaded {
+            Some(loaded) => loaded.metadata.location().to_owned(),
+            None if self.new_location.is_empty() => self.name.to_string(),
+            None => self.new_location.clone(),
+        })
     }
 
     fn max_file_bytes(&self) -> u64 {

@@ -2,18 +2,21 @@
 //! staged and given up.
 //!
 //! Removing is safe without a lock by the order of things. A load that is to
-//! go is first named in a property of the table, in a swap: a commit of that
-//! load derived from an older base then conflicts, and from this one on every
-//! attempt sees that its load is given up. Only then go the staged manifests,
-//! and after them the data files. When the next loads take the property's
-//! place, those manifests are gone, and a commit finds none.
+//! go is first given up by a tag of its name, set by a swap: a commit of that
+//! load derived from an older base then conflicts, for it demands that there is
+//! no such tag (a catalog may put together two changes of which neither touches
+//! what the other demands), and from this one on every attempt sees that its
+//! load is given up. Only then go the staged manifests, and after them the data
+//! files. The tag stays until the next commit: that moves main, which every
+//! commit demands to be where it was, and removes the tag.
 //!
-//! A table that does not exist yet has nothing to swap: what was staged for it
-//! waits for the first Prepare after its creation, or for a drop.
+//! A table without a snapshot has nothing to tag, one that does not exist
+//! nothing to swap: what was staged waits for the first Prepare after the first
+//! commit, or for a drop.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use iceberg::spec::TableMetadata;
+use iceberg::spec::{SnapshotReference, SnapshotRetention, TableMetadata};
 use proto::v1::{CommitRecord, PrepareRequest};
 use uuid::Uuid;
 
@@ -24,8 +27,13 @@ use super::{IcebergTable, LOAD_PREFIX, Paths, manifest, stage};
 use crate::error::WriterError;
 use crate::storage::plain;
 
-/// Table property: ids of the loads given up last, with commas.
+/// Before a load id: the tag of a load that is given up.
+const TAG_PREFIX: &str = "tidewater-given-up-";
+/// Table property: ids of the loads that may have tags, with commas. Tags that
+/// are missing in it end by their age.
 const GIVEN_UP: &str = "tidewater.given-up-loads";
+/// A tag keeps its snapshot from expiring for so long at most.
+const TAG_AGE_MS: i64 = 7 * 24 * 60 * 60 * 1000;
 /// Bases to try the property's swap against, before it is left to a later run.
 const ATTEMPTS: u32 = 5;
 
@@ -38,7 +46,10 @@ pub fn prepare(
         plain("load_id", load)?;
     }
     let Some(base) = table.load()? else {
-        try_writing(table, &Paths::of(None, &table.new_location))?;
+        table.catalog.make_ready(&table.name)?;
+        if !table.catalog.places_tables() {
+            try_writing(table, &Paths::of(None, &table.new_location))?;
+        }
         return Ok(None);
     };
     let paths = Paths::of(Some(&base.metadata), &table.new_location);
@@ -59,10 +70,20 @@ pub fn prepare(
     }
 }
 
+/// The tag that says that a load is given up.
+pub fn tag(load_id: &str) -> String {
+    format!("{TAG_PREFIX}{load_id}")
+}
+
 /// Whether a Prepare has given a load up.
 pub fn is_given_up(metadata: &TableMetadata, load_id: &str) -> bool {
-    let given_up = metadata.properties().get(GIVEN_UP);
-    given_up.is_some_and(|loads| loads.split(',').any(|load| load == load_id))
+    metadata.snapshot_for_ref(&tag(load_id)).is_some()
+}
+
+/// The loads whose tags are there.
+pub fn tagged(metadata: &TableMetadata) -> Vec<&str> {
+    let listed = metadata.properties().get(GIVEN_UP).map(String::as_str).unwrap_or_default();
+    listed.split(',').filter(|load| is_given_up(metadata, load)).collect()
 }
 
 /// A commit writes there, too.
@@ -89,7 +110,11 @@ fn remove_abandoned(
         if remains.is_empty() {
             return Ok(());
         }
-        let next = give_up(&base, remains.keys())?;
+        let Some(snapshot_id) = base.metadata.current_snapshot_id() else { return Ok(()) };
+        if remains.keys().all(|load| is_given_up(&base.metadata, load)) {
+            return remove(table, paths, &remains);
+        }
+        let next = give_up(&base, snapshot_id, remains.keys())?;
         match table.catalog.swap(&table.name, Some(&base), &next)? {
             Swap::Swapped => {
                 tracing::info!(table = %table.name, loads = remains.len(), "removing abandoned loads");
@@ -174,18 +199,27 @@ fn used(
     Ok(used)
 }
 
+/// The table with the tags of `loads`, on its current snapshot.
 fn give_up<'a>(
-    base: &Loaded,
+    base: &'a Loaded,
+    snapshot_id: i64,
     loads: impl Iterator<Item = &'a String>,
 ) -> Result<Next, WriterError> {
-    let loads: Vec<&str> = loads.map(String::as_str).collect();
-    let property = HashMap::from([(GIVEN_UP.to_owned(), loads.join(","))]);
-    let builder = base.metadata.clone().into_builder(Some(base.location.clone()));
-    let made = builder
-        .set_properties(property)
-        .and_then(|builder| builder.build())
-        .map_err(WriterError::iceberg("giving loads up"))?;
-    Ok(Next { metadata: made.metadata, changes: made.changes })
+    let failed = || WriterError::iceberg("giving loads up");
+    let retention = SnapshotRetention::Tag { max_ref_age_ms: Some(TAG_AGE_MS) };
+    let tagged: BTreeSet<&str> = loads.map(String::as_str).chain(tagged(&base.metadata)).collect();
+    let mut builder = base.metadata.clone().into_builder(Some(base.location.clone()));
+    for load in &tagged {
+        if !is_given_up(&base.metadata, load) {
+            let reference = SnapshotReference::new(snapshot_id, retention.clone());
+            builder = builder.set_ref(&tag(load), reference).map_err(failed())?;
+        }
+    }
+    let listed = tagged.into_iter().collect::<Vec<_>>().join(",");
+    let property = HashMap::from([(GIVEN_UP.to_owned(), listed)]);
+    let made =
+        builder.set_properties(property).and_then(|builder| builder.build()).map_err(failed())?;
+    Ok(Next { metadata: made.metadata, changes: made.changes, absent: Vec::new() })
 }
 
 /// The manifests first: without them nothing of the load can be committed.

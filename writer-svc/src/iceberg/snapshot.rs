@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::catalog::{Loaded, Next};
 use super::lineage::Lineage;
-use super::{position, schema};
+use super::{position, prepare, schema};
 use crate::error::WriterError;
 
 /// Properties of a table that we create.
@@ -41,6 +41,8 @@ pub struct Draft {
     pub spec: PartitionSpecRef,
     /// Where its columns come from, if there is news of it.
     origin: Option<(String, String)>,
+    /// Tags of loads that were given up on the base.
+    given_up: Vec<String>,
 }
 
 /// A snapshot that only has to be swapped in.
@@ -84,6 +86,7 @@ impl Draft {
                 schema: Arc::clone(made.current_schema()),
                 spec: Arc::clone(made.default_partition_spec()),
                 origin: lineage.property(None, staged)?,
+                given_up: Vec::new(),
                 builder,
             }));
         };
@@ -113,6 +116,7 @@ impl Draft {
             schema: Arc::clone(made.current_schema()),
             spec: Arc::clone(made.default_partition_spec()),
             origin,
+            given_up: prepare::tagged(metadata).into_iter().map(prepare::tag).collect(),
         }))
     }
 
@@ -135,19 +139,24 @@ impl Draft {
     }
 
     /// The table with the snapshot on main, with our position, and with the
-    /// origin of its columns.
-    pub fn finish(self, snapshot: Snapshot) -> Result<Made, WriterError> {
+    /// origin of its columns; `load_id` is what was committed. No load needs to
+    /// be marked as given up any more.
+    pub fn finish(self, snapshot: Snapshot, load_id: &str) -> Result<Made, WriterError> {
         let mut properties = position::property(&snapshot)?;
         properties.extend(self.origin);
-        let made = self
-            .builder
+        let tags = self.given_up.iter().fold(self.builder, |builder, tag| builder.remove_ref(tag));
+        let made = tags
             .set_branch_snapshot(snapshot.clone(), MAIN_BRANCH)
             .and_then(|builder| builder.set_properties(properties)?.build())
             .map_err(WriterError::iceberg("deriving a table's metadata"))?;
         let forgotten = made.expired_metadata_logs.into_iter().map(|log| log.metadata_file);
         Ok(Made {
             snapshot,
-            next: Next { metadata: made.metadata, changes: made.changes },
+            next: Next {
+                metadata: made.metadata,
+                changes: made.changes,
+                absent: vec![prepare::tag(load_id)],
+            },
             forgotten: forgotten.collect(),
         })
     }
@@ -160,6 +169,16 @@ fn unbound(spec: &PartitionSpec) -> iceberg::Result<UnboundPartitionSpec> {
         builder = builder.add_partition_field(field.source_id, &field.name, field.transform)?;
     }
     Ok(builder.build())
+}
+
+/// A table without a snapshot.
+pub fn empty_table(
+    schema: &Schema,
+    spec: &PartitionSpec,
+    location: &str,
+) -> Result<TableMetadata, WriterError> {
+    let made = new_table(schema, spec, location).and_then(TableMetadataBuilder::build);
+    made.map(|made| made.metadata).map_err(WriterError::iceberg("describing a new table"))
 }
 
 fn new_table(

@@ -15,7 +15,9 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::Schema as ArrowSchema;
-use iceberg::spec::{DataFile, ManifestContentType, PartitionSpec, SchemaRef, Struct};
+use iceberg::spec::{
+    DataFile, ManifestContentType, PartitionSpec, SchemaRef, Struct, TableMetadata,
+};
 use parquet::file::metadata::ParquetMetaData;
 use proto::v1::{StageRequest, StagedChunk};
 use uuid::Uuid;
@@ -25,7 +27,7 @@ use super::manifest::{self, Common};
 use super::metrics::{self, NanCounts};
 use super::partition::{self, Partitions};
 use super::storage::Storage;
-use super::{IcebergTable, Paths, STAGED_PREFIX, schema};
+use super::{IcebergTable, Paths, STAGED_PREFIX, schema, snapshot};
 use crate::error::WriterError;
 use crate::partition::Split;
 use crate::stage::{Sink, Stage};
@@ -61,14 +63,25 @@ pub fn begin(
     layout: &ArrowSchema,
 ) -> Result<Staging, WriterError> {
     plain("load_id", &request.load_id)?;
-    let loaded = table.load()?;
-    let metadata = loaded.as_ref().map(|loaded| &loaded.metadata);
+    let mut loaded = table.load()?;
     let name = table.name.to_string();
-    let plan = schema::plan(&name, metadata, layout, &table.identifiers)?;
     let columns: Vec<_> = source.fields().iter().map(|field| field.name().as_str()).collect();
     let regex = &table.partition_regex;
-    let now = metadata.map(|metadata| metadata.default_partition_spec().as_ref());
-    let spec = partition::spec(regex, &partition::parse(regex, &columns)?, &plan.table, now)?;
+    let fields = partition::parse(regex, &columns)?;
+    let plan = |metadata: Option<&TableMetadata>| {
+        let plan = schema::plan(&name, metadata, layout, &table.identifiers)?;
+        let now = metadata.map(|metadata| metadata.default_partition_spec().as_ref());
+        let spec = partition::spec(regex, &fields, &plan.table, now)?;
+        Ok::<_, WriterError>((plan, spec))
+    };
+    if loaded.is_none() && table.catalog.places_tables() {
+        let (plan, spec) = plan(None)?;
+        let empty = snapshot::empty_table(&plan.table, &spec, &table.new_location)?;
+        table.catalog.create_empty(&table.name, &empty)?;
+        loaded = table.load()?;
+    }
+    let metadata = loaded.as_ref().map(|loaded| &loaded.metadata);
+    let (plan, spec) = plan(metadata)?;
     let partitions = Partitions::new(&spec, &plan.table, &plan.arrow)?;
     let split = partitions.clone().map(|partitions| Box::new(partitions) as Box<dyn Split>);
     let stage = IcebergStage {

@@ -22,6 +22,7 @@ use object_store::{
 use proto::v1::S3;
 use tokio::runtime::Handle;
 
+use super::lent::{Lender, with_keys};
 use super::refusal::{Refusal, is_busy, refused};
 use super::settings::{self, Names, Patience};
 use super::upload::Upload;
@@ -47,6 +48,8 @@ pub struct Bucket {
     answered: AtomicBool,
     handle: Handle,
     uploads: Uploads,
+    /// Of the keys, if they are not ours.
+    lender: Option<Arc<dyn Lender>>,
 }
 
 // The clients' own would show what the configuration says.
@@ -105,6 +108,27 @@ impl Bucket {
         names: &'static Names,
         uploads: Uploads,
     ) -> Result<Self, WriterError> {
+        Bucket::open(location, settings, names, uploads, None)
+    }
+
+    /// The same, with keys that are lent.
+    pub fn lent(
+        location: &str,
+        settings: &S3,
+        names: &'static Names,
+        uploads: Uploads,
+        lender: Arc<dyn Lender>,
+    ) -> Result<Self, WriterError> {
+        Bucket::open(location, settings, names, uploads, Some(lender))
+    }
+
+    fn open(
+        location: &str,
+        settings: &S3,
+        names: &'static Names,
+        uploads: Uploads,
+        lender: Option<Arc<dyn Lender>>,
+    ) -> Result<Self, WriterError> {
         let invalid = |problem: String| {
             WriterError::invalid_table(
                 problem,
@@ -115,11 +139,16 @@ impl Bucket {
             .ok_or_else(|| invalid(format!("{location:?} names no bucket of S3")))?;
         Key::parse(key).map_err(|e| invalid(format!("{location:?}: {e}")))?;
         let client = |patience| {
-            let built = settings::builder(bucket, settings, names, patience)?.build();
+            let mut builder = settings::builder(bucket, settings, names, patience)?;
+            if let Some(lender) = &lender {
+                builder = builder.with_credentials(Arc::clone(lender).provider());
+            }
+            let built = builder.build();
             built.map(Arc::new).map_err(|error| refused("setting up", location, names, &error))
         };
         let (first, steady) = (client(Patience::Short)?, client(Patience::Long)?);
-        Bucket::over(bucket, names, first, steady, uploads)
+        let bucket = Bucket::over(bucket, names, first, steady, uploads)?;
+        Ok(Bucket { lender, ..bucket })
     }
 
     /// Over clients that are there.
@@ -133,7 +162,7 @@ impl Bucket {
         let handle = Handle::try_current()
             .map_err(|e| WriterError::Internal(format!("S3 needs a runtime: {e}")))?;
         let (name, answered) = (name.to_owned(), AtomicBool::new(false));
-        Ok(Bucket { name, names, first, steady, answered, handle, uploads })
+        Ok(Bucket { name, names, first, steady, answered, handle, uploads, lender: None })
     }
 
     fn key(&self, location: &str) -> Result<Key, WriterError> {
@@ -160,8 +189,13 @@ impl Bucket {
 
     /// Drives one call to its end.
     fn wait<T>(&self, call: impl AsyncFn(Arc<dyn Store>) -> Result<T, Error>) -> Result<T, Error> {
+        let lender = self.lender.as_ref();
+        let call = |store: &Arc<dyn Store>| {
+            let store = Arc::clone(store);
+            self.handle.block_on(with_keys(lender, async || call(Arc::clone(&store)).await))
+        };
         if !self.answered.load(Ordering::Relaxed) {
-            let outcome = self.handle.block_on(call(Arc::clone(&self.first)));
+            let outcome = call(&self.first);
             let busy = matches!(&outcome, Err(error) if is_busy(error));
             if outcome.is_ok() || busy {
                 self.answered.store(true, Ordering::Relaxed);
@@ -170,7 +204,7 @@ impl Bucket {
                 return outcome;
             }
         }
-        self.handle.block_on(call(Arc::clone(&self.steady)))
+        call(&self.steady)
     }
 
     /// The whole of an object; `None`: it is not there.
@@ -230,7 +264,8 @@ impl Bucket {
     pub fn create(&self, location: &str) -> Result<Upload, WriterError> {
         let key = self.key(location)?;
         let (store, handle) = (Arc::clone(&self.steady), self.handle.clone());
-        Ok(Upload::new(store, key, location, self.names, handle, self.uploads))
+        let lender = self.lender.clone();
+        Ok(Upload::new(store, key, location, self.names, handle, self.uploads).lent(lender))
     }
 
     /// Begins an upload that another process may complete; the store's name of

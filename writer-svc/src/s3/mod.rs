@@ -1,6 +1,7 @@
 //! A bucket of an S3 store, for every kind of destination.
 //!
-//! - [`settings`]: how the store is reached ([`profile`]: by whose keys)
+//! - [`settings`]: how the store is reached ([`profile`]: by whose keys;
+//!   [`lent`]: for a while)
 //! - [`bucket`]: whole objects, put, read, listed and removed
 //! - [`upload`]: a large object on its way into the bucket
 //! - [`refusal`]: what it means when the store refuses
@@ -9,6 +10,7 @@
 //! aborted; only a process that is killed leaves an upload behind.
 
 pub mod bucket;
+pub mod lent;
 pub mod profile;
 pub mod refusal;
 pub mod settings;
@@ -17,6 +19,7 @@ pub mod upload;
 use crate::Options;
 
 pub use bucket::Bucket;
+pub use lent::Lender;
 pub use settings::Names;
 
 /// What an upload may hold.

@@ -10,7 +10,7 @@ use object_store::Error;
 use object_store::client::{HttpError, HttpErrorKind};
 use proto::v1::ErrorCode;
 
-use super::Names;
+use super::{Names, lent};
 use crate::aws;
 use crate::error::WriterError;
 
@@ -32,6 +32,8 @@ pub enum Refusal {
     Clock,
     /// There are none.
     NoCredentials,
+    /// Who lends the keys lends no more.
+    NotLent,
     /// The keys are right, and may not do this.
     Permission,
     /// The bucket is in another region.
@@ -50,7 +52,7 @@ impl Refusal {
     /// Whether trying again may succeed.
     pub fn is_transient(self) -> bool {
         // Without its upload a chunk can be staged again.
-        matches!(self, Refusal::Unreachable | Refusal::Busy | Refusal::NoUpload)
+        matches!(self, Refusal::Unreachable | Refusal::Busy | Refusal::NoUpload | Refusal::NotLent)
     }
 
     /// What it means, and what to do with the settings of these names.
@@ -80,6 +82,13 @@ impl Refusal {
                     "set {access_key} and {secret_key} in destination.json, or give writer-svc \
                      credentials by AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a web identity \
                      or its machine's role"
+                ),
+            ),
+            Refusal::NotLent => (
+                ErrorCode::Authentication,
+                format!(
+                    "make sure that the catalog lends keys for its tables, or set {access_key} \
+                     and {secret_key} in destination.json"
                 ),
             ),
             Refusal::Permission => (
@@ -126,6 +135,15 @@ pub fn is_busy(error: &Error) -> bool {
     status(&error.to_string()).is_some_and(may_pass)
 }
 
+/// Whether the store refused the keys, or whoever they belong to.
+pub fn is_about_keys(error: &Error) -> bool {
+    let refused = refused("asking", "", &Names::ICEBERG, error);
+    matches!(
+        refused,
+        WriterError::Store { refusal: Refusal::Credentials | Refusal::Permission, .. }
+    )
+}
+
 /// What the client said, in our words.
 pub fn refused(
     doing: &'static str,
@@ -160,6 +178,7 @@ pub fn refused(
     // Whoever cannot log in at the credentials' source has none.
     let chain = ["169.254.", "security-credentials", "AssumeRoleWithWebIdentity"];
     let refusal = match refusal {
+        _ if whole.contains(lent::SOURCE) => Refusal::NotLent,
         _ if chain.iter().any(|mark| whole.contains(mark)) => Refusal::NoCredentials,
         refusal => refusal,
     };

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use object_store::multipart::PartId;
 use object_store::path::Path as Key;
@@ -23,6 +23,7 @@ use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
 use super::bucket::Store;
+use super::lent::{Lender, are_exchanged, with_keys};
 use super::refusal::refused;
 use super::{Names, Uploads};
 use crate::error::WriterError;
@@ -42,6 +43,8 @@ pub struct Upload {
     names: &'static Names,
     handle: Handle,
     limits: Uploads,
+    /// Of the keys, if they are not ours.
+    lender: Option<Arc<dyn Lender>>,
     /// The part that is being filled.
     buffer: Vec<u8>,
     /// Once there is more than one part, until all are completed or aborted.
@@ -73,6 +76,7 @@ impl Upload {
             names,
             handle,
             limits,
+            lender: None,
             buffer: Vec::new(),
             begun: None,
             held: None,
@@ -81,6 +85,17 @@ impl Upload {
             sent: BTreeMap::new(),
             size: 0,
         }
+    }
+
+    /// With keys that are lent.
+    pub(super) fn lent(mut self, lender: Option<Arc<dyn Lender>>) -> Self {
+        self.lender = lender;
+        self
+    }
+
+    /// One request, of which the store is told as often as its keys need.
+    fn ask<T>(&self, request: impl AsyncFn() -> Result<T, Error>) -> Result<T, Error> {
+        self.handle.block_on(with_keys(self.lender.as_ref(), request))
     }
 
     /// Sends the parts of an upload that has begun, and leaves what the store
@@ -116,15 +131,21 @@ impl Upload {
         let upload = match &self.begun {
             Some(begun) => begun.clone(),
             None => {
-                let begun = self.handle.block_on(self.store.create_multipart(&self.key))?;
+                let begun = self.ask(async || self.store.create_multipart(&self.key).await)?;
                 self.begun.insert(begun).clone()
             }
         };
         let (store, key, number) = (Arc::clone(&self.store), self.key.clone(), self.next);
         let part = PutPayload::from(std::mem::take(&mut self.buffer));
         self.next += 1;
+        let lender = self.lender.clone();
         let send = async move {
-            store.put_part(&key, &upload, number, part).await.map(|part| (number, part))
+            let began = Instant::now();
+            let mut sent = store.put_part(&key, &upload, number, part.clone()).await;
+            if are_exchanged(lender.as_ref(), &sent, began).await {
+                sent = store.put_part(&key, &upload, number, part).await;
+            }
+            sent.map(|part| (number, part))
         };
         self.sending.spawn_on(send, &self.handle);
         Ok(())
@@ -133,7 +154,8 @@ impl Upload {
     fn complete(&mut self) -> Result<(), Error> {
         if self.begun.is_none() {
             let whole = PutPayload::from(std::mem::take(&mut self.buffer));
-            return self.handle.block_on(self.store.put(&self.key, whole)).map(drop);
+            let put = async || self.store.put(&self.key, whole.clone()).await;
+            return self.ask(put).map(drop);
         }
         if !self.buffer.is_empty() || self.next == 0 {
             self.send()?;
@@ -145,8 +167,10 @@ impl Upload {
             // Set once: nothing is written after.
             let _ = held.set(parts);
         } else if let Some(begun) = &self.begun {
-            let parts = parts.collect();
-            self.handle.block_on(self.store.complete_multipart(&self.key, begun, parts))?;
+            let parts: Vec<PartId> = parts.collect();
+            let complete =
+                async || self.store.complete_multipart(&self.key, begun, parts.clone()).await;
+            self.ask(complete)?;
         }
         self.begun = None;
         Ok(())

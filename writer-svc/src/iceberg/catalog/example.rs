@@ -34,7 +34,7 @@ pub fn next(root: &Path, base: Option<&Loaded>, comment: &str) -> Next {
     };
     let property = HashMap::from([("comment".to_owned(), comment.to_owned())]);
     let made = builder.set_properties(property).unwrap().build().unwrap();
-    Next { metadata: made.metadata, changes: made.changes }
+    Next { metadata: made.metadata, changes: made.changes, absent: Vec::new() }
 }
 
 /// The comment it was made with.

@@ -11,12 +11,14 @@
 //!   [`tls`]: the way to the latter
 //! - [`glue`]: AWS Glue
 //! - [`hive_type`]: what a column's type is called in a catalog of Hive's kind
+//! - [`rest`]: catalogs that keep the metadata themselves
 
 pub mod glue;
 pub mod hive_type;
 pub mod jdbc_url;
 pub mod pointer;
 pub mod postgres;
+pub mod rest;
 pub mod sql;
 pub mod sqlite;
 pub mod tls;
@@ -30,7 +32,8 @@ use iceberg::spec::TableMetadata;
 use proto::v1::Iceberg;
 use proto::v1::iceberg::Catalog as Configured;
 
-use super::storage::Storage;
+use super::storage::{self, Storage};
+use crate::Options;
 use crate::error::WriterError;
 
 /// A table's name in a catalog.
@@ -64,6 +67,9 @@ pub struct Next {
     pub metadata: TableMetadata,
     /// The same as changes of the base.
     pub changes: Vec<TableUpdate>,
+    /// Tags that must not be there. They say what makes a base unfit to a
+    /// catalog that would put two changes of it together.
+    pub absent: Vec<String>,
 }
 
 /// What became of a swap.
@@ -105,6 +111,42 @@ pub trait Catalog: Send + Sync + fmt::Debug {
     /// Whether tables could be created, tried for real; leaves nothing behind.
     fn check(&self) -> Result<(), WriterError>;
 
+    /// Tries `probe` on the metadata directory of a table that is made for it,
+    /// with its namespace, where files may lie in tables only; whether it did.
+    fn check_inside(
+        &self,
+        _table: &TableName,
+        _probe: &dyn Fn(&str) -> Result<(), WriterError>,
+    ) -> Result<bool, WriterError> {
+        Ok(false)
+    }
+
+    /// Whether the catalog writes the metadata files, and removes old ones.
+    fn owns_metadata_files(&self) -> bool {
+        false
+    }
+
+    /// Fails now where creating the table would; may create its namespace.
+    fn make_ready(&self, _table: &TableName) -> Result<(), WriterError> {
+        Ok(())
+    }
+
+    /// Whether the catalog decides where a table lies, how its fields are
+    /// numbered and how its files are reached: then a new one is created before
+    /// anything is staged for it.
+    fn places_tables(&self) -> bool {
+        false
+    }
+
+    /// Makes a table without content, if there is none; load it to know it.
+    fn create_empty(
+        &self,
+        table: &TableName,
+        _metadata: &TableMetadata,
+    ) -> Result<(), WriterError> {
+        Err(WriterError::Internal(format!("{table} is created by its first commit")))
+    }
+
     /// The table; `None`: there is no such table.
     fn load(&self, table: &TableName) -> Result<Option<Loaded>, WriterError>;
 
@@ -126,17 +168,32 @@ pub trait Catalog: Send + Sync + fmt::Debug {
     fn drop_table(&self, table: &TableName, base: &Loaded) -> Result<bool, WriterError>;
 }
 
-/// The catalog that a destination names. Connects to nothing yet. Of Glue, call it
-/// within a runtime.
-pub fn open(iceberg: &Iceberg, storage: Arc<dyn Storage>) -> Result<Box<dyn Catalog>, WriterError> {
-    match &iceberg.catalog {
-        Some(Configured::Jdbc(jdbc)) => Ok(Box::new(sql::SqlCatalog::new(jdbc, storage)?)),
+/// A catalog, and the storage of a table of it.
+pub type Opened = (Box<dyn Catalog>, Arc<dyn Storage>);
+
+/// The catalog that a destination names, and the storage that this table of it
+/// is in, or is to be. Connects to nothing yet; call it within a runtime.
+pub fn open(
+    iceberg: &Iceberg,
+    table: &TableName,
+    options: &Options,
+) -> Result<Opened, WriterError> {
+    if let Some(Configured::Rest(rest)) = &iceberg.catalog {
+        return rest::open(rest, iceberg, table, options);
+    }
+    let storage = storage::open(iceberg, options)?;
+    let of_catalog = Arc::clone(&storage);
+    let catalog: Box<dyn Catalog> = match &iceberg.catalog {
+        Some(Configured::Jdbc(jdbc)) => Box::new(sql::SqlCatalog::new(jdbc, of_catalog)?),
         Some(Configured::Glue(glue)) => {
             let settings = iceberg.s3.clone().unwrap_or_default();
-            Ok(Box::new(glue::GlueCatalog::new(glue, &settings, storage)?))
+            Box::new(glue::GlueCatalog::new(glue, &settings, of_catalog)?)
         }
-        None => Err(WriterError::InvalidRequest("the destination names no catalog".into())),
-    }
+        Some(Configured::Rest(_)) | None => {
+            return Err(WriterError::InvalidRequest("the destination names no catalog".into()));
+        }
+    };
+    Ok((catalog, storage))
 }
 
 #[cfg(test)]
