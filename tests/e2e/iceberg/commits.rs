@@ -1,9 +1,10 @@
 //! What a commit is: one step, whatever happens around it.
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 use tests::gate::{self, Gate};
 use tests::iceberg::engine::Engine;
-use tests::iceberg::pair::Pair;
+use tests::iceberg::pair::{Catalog, Pair, Store};
 use tests::iceberg::table::Description;
 use tests::moment;
 use tests::postgres::Database;
@@ -141,5 +142,39 @@ pub fn a_sync_killed_between_staging_and_commit_changes_nothing(pair: Pair) -> R
     let data: Vec<_> = left.iter().filter(|path| path.ends_with(".parquet")).collect();
     assert_eq!(data.len(), known, "abandoned files are gone: {data:?}");
     assert!(!left.iter().any(|path| path.contains("/staged-")), "so are their manifests");
+    Ok(())
+}
+
+#[test]
+fn a_commit_onto_one_from_the_future_is_a_moment_after_it() -> Result<()> {
+    let lake = Lake::new(
+        Pair::new(Catalog::Sqlite, Store::Local),
+        "future",
+        "CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)",
+    )?;
+    lake.project.select(&["public.t"], plain())?;
+    lake.project.sync()?;
+    let table = lake.table("t");
+    let first = table.describe()?;
+    // As a writer would have left it whose clock is a day ahead.
+    let ahead = first.current()?.timestamp_ms + 24 * 60 * 60 * 1000;
+    let path = first.metadata_location.strip_prefix("file://").context("a file")?;
+    let mut metadata: Value = serde_json::from_str(&std::fs::read_to_string(path)?)?;
+    metadata["last-updated-ms"] = ahead.into();
+    metadata["snapshots"][0]["timestamp-ms"] = ahead.into();
+    metadata["snapshot-log"][0]["timestamp-ms"] = ahead.into();
+    std::fs::write(path, metadata.to_string())?;
+    assert_eq!(table.describe()?.current()?.timestamp_ms, ahead);
+    // What an earlier run left cannot be removed at such a time, and is no obstacle.
+    let left = std::path::Path::new(path).with_file_name("staged-earlier-00000-0.avro");
+    std::fs::write(&left, "no manifest")?;
+
+    for (row, expected) in [(2, ahead + 1), (3, ahead + 2)] {
+        lake.project.database().psql(&format!("INSERT INTO t VALUES ({row})"))?;
+        lake.project.sync()?;
+        lake.equals_source(&["public.t"])?;
+        assert_eq!(table.describe()?.current()?.timestamp_ms, expected);
+    }
+    assert!(left.exists());
     Ok(())
 }

@@ -16,6 +16,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use chrono::Utc;
 use iceberg::spec::{SnapshotReference, SnapshotRetention, TableMetadata};
 use proto::v1::{CommitRecord, PrepareRequest};
 use uuid::Uuid;
@@ -36,6 +37,9 @@ const GIVEN_UP: &str = "tidewater.given-up-loads";
 const TAG_AGE_MS: i64 = 7 * 24 * 60 * 60 * 1000;
 /// Bases to try the property's swap against, before it is left to a later run.
 const ATTEMPTS: u32 = 5;
+/// How far ahead of our clock a table's last commit may be. A property is set at
+/// our time, which may not be before that; only a snapshot can wait out more.
+const AHEAD_MS: i64 = 60_000;
 
 /// Says what the table holds, after removing what abandoned loads have left.
 pub fn prepare(
@@ -113,6 +117,13 @@ fn remove_abandoned(
         let Some(snapshot_id) = base.metadata.current_snapshot_id() else { return Ok(()) };
         if remains.keys().all(|load| is_given_up(&base.metadata, load)) {
             return remove(table, paths, &remains);
+        }
+        if base.metadata.last_updated_ms() > Utc::now().timestamp_millis() + AHEAD_MS {
+            tracing::warn!(
+                table = %table.name,
+                "abandoned loads are left for later: the table's last commit is from the future"
+            );
+            return Ok(());
         }
         let next = give_up(&base, snapshot_id, remains.keys())?;
         match table.catalog.swap(&table.name, Some(&base), &next)? {

@@ -104,15 +104,31 @@ impl Draft {
             let unbound = unbound(spec).map_err(failed())?;
             builder = builder.add_default_partition_spec(unbound).map_err(failed())?;
         }
-        // Only built metadata say which ids they were given.
-        let made = builder.clone().build().map_err(failed())?.metadata;
+        let snapshot_id = new_id(metadata);
+        let sequence_number = metadata.next_sequence_number();
+        // Clocks of several writers differ; a table's time does not go back.
+        let timestamp_ms = now.max(metadata.last_updated_ms() + 1);
+        // Only built metadata say which ids they were given; they are built only
+        // at a time that is not before the base's, which a snapshot gives them.
+        let timed = Snapshot::builder()
+            .with_snapshot_id(snapshot_id)
+            .with_sequence_number(sequence_number)
+            .with_timestamp_ms(timestamp_ms)
+            .with_manifest_list(String::new())
+            .with_summary(Summary {
+                operation: Operation::Append,
+                additional_properties: HashMap::new(),
+            })
+            .with_row_range(metadata.next_row_id(), 0)
+            .build();
+        let made = builder.clone().add_snapshot(timed).and_then(|builder| builder.build());
+        let made = made.map_err(failed())?.metadata;
         Ok(Ok(Draft {
             builder,
-            snapshot_id: new_id(metadata),
+            snapshot_id,
             parent: metadata.current_snapshot_id(),
-            sequence_number: metadata.next_sequence_number(),
-            // Clocks of several writers differ; a table's time does not go back.
-            timestamp_ms: now.max(metadata.last_updated_ms() + 1),
+            sequence_number,
+            timestamp_ms,
             schema: Arc::clone(made.current_schema()),
             spec: Arc::clone(made.default_partition_spec()),
             origin,
