@@ -125,7 +125,8 @@ pub fn builder(
             let mut builder = with_keys(
                 from_environment(&region),
                 (&profile.access_key, &profile.secret_key, &profile.session_token),
-            );
+                names,
+            )?;
             if let Some(region) = profile.region {
                 builder = builder.with_region(region);
             }
@@ -134,7 +135,8 @@ pub fn builder(
         ((true, true), _) => with_keys(
             from_environment(&region),
             (&settings.access_key, &settings.secret_key, &settings.session_token),
-        ),
+            names,
+        )?,
         _ => {
             return Err(WriterError::invalid_table(
                 format!("of {} and {} only one is set", names.access_key, names.secret_key),
@@ -162,12 +164,20 @@ pub fn builder(
 fn with_keys(
     builder: AmazonS3Builder,
     (access_key, secret_key, session_token): (&str, &str, &str),
-) -> AmazonS3Builder {
+    names: &Names,
+) -> Result<AmazonS3Builder, WriterError> {
+    // They become headers, of which the client takes only the possible for granted.
+    if [access_key, session_token].iter().any(|key| !key.bytes().all(|b| b.is_ascii_graphic())) {
+        return Err(WriterError::invalid_table(
+            format!("{} or its session token has characters that no key has", names.access_key),
+            "correct them in destination.json: look for spaces and ends of lines",
+        ));
+    }
     let builder = builder.with_access_key_id(access_key).with_secret_access_key(secret_key);
-    match session_token {
+    Ok(match session_token {
         "" => builder,
         token => builder.with_token(token),
-    }
+    })
 }
 
 /// The endpoint, if it is not AWS's own, with the bucket in its host where

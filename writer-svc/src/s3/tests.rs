@@ -200,6 +200,9 @@ fn what_settings_lack_is_said_and_nothing_secret_is_shown() {
             session_token: "hunter3".into(),
             ..Default::default()
         };
+        let torn = S3 { session_token: "hunter3\n".into(), ..whole.clone() };
+        let said = open(torn).unwrap_err().to_string();
+        assert!(said.contains("aws_access_key") && !said.contains("hunter"), "{said}");
         let shown = format!("{:?}", open(whole).unwrap());
         assert!(shown.contains("lake") && !shown.contains("hunter"), "{shown}");
     });
