@@ -11,6 +11,7 @@
 //! - [`listen`]: where a service listens
 //! - [`serve`]: run gRPC services on a listener until shutdown
 //! - [`dial`]: connect to a service and make sure it is the right one
+//! - [`tls`]: TLS to a PostgreSQL server, for the services that connect to one
 //! - [`process`]: a service's command line, logging, signals and exit
 
 pub mod columns;
@@ -23,6 +24,7 @@ pub mod lsn;
 pub mod process;
 mod redact;
 pub mod serve;
+pub mod tls;
 pub mod token;
 
 /// Generated from `tidewater/v1/*.proto`, where every field is documented.

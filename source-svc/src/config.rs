@@ -7,11 +7,12 @@ use std::fmt;
 use std::time::Duration;
 
 use proto::limits;
+use proto::tls::Verify;
 use proto::v1::{self, ssl};
 
 use crate::error::SourceError;
 use crate::params::Params;
-use crate::tls::{self, TlsConfig, Verify};
+use crate::tls::{self, TlsConfig};
 
 /// Readers at once when the configuration does not say.
 const DEFAULT_MAX_THREADS: u32 = 3;

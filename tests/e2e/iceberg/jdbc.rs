@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
+use tests::certificates::Certificates;
 use tests::iceberg::pair::{Catalog, Pair, Store};
 use tests::postgres::{Database, Options, PASSWORD, Server, USER};
 use tests::proxy::{Fault, Proxy};
@@ -55,6 +56,7 @@ fn a_catalog_that_refuses_is_named_with_the_way_out_and_the_table_unchanged() ->
     let closed = TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
     let [unknown, away] =
         [format!("{server}/no_such_database"), format!("jdbc:postgresql://{closed}/lake")];
+    // The tests' authority is none of the system's.
     let [verified, malformed] =
         [format!("{url}?sslmode=verify-full"), format!("{url}?password={WRONG}%")];
     for (key, value, named) in [
@@ -64,7 +66,7 @@ fn a_catalog_that_refuses_is_named_with_the_way_out_and_the_table_unchanged() ->
         ("jdbc_username", "", ["no user", "jdbc_username", "destination.json"]),
         ("jdbc_url", unknown.as_str(), ["no_such_database", "does not exist", "jdbc_url"]),
         ("jdbc_url", away.as_str(), [closed.as_str(), "refused", "jdbc_url"]),
-        ("jdbc_url", verified.as_str(), ["verify-full", "sslmode=require", "jdbc_url"]),
+        ("jdbc_url", verified.as_str(), [server, "certificate", "sslrootcert"]),
         ("jdbc_url", malformed.as_str(), ["malformed", "jdbc_url", "destination.json"]),
     ] {
         let mut wrong = right.clone();
@@ -184,6 +186,63 @@ fn a_server_that_wants_tls_gets_it() -> Result<()> {
         project.sync()?;
         assert_eq!(catalog.psql(TABLES)?, tables, "{parameters}");
     }
+    Ok(())
+}
+
+#[test]
+fn a_servers_certificate_is_verified_as_the_url_asks() -> Result<()> {
+    let options = Options { tls: true, ..Options::default() };
+    let options = options.set("listen_addresses", "127.0.0.1,127.0.0.2");
+    let server = Arc::new(Server::start(&options)?);
+    let (project, catalog) = project_with_catalog("verified_catalog", &server)?;
+    let authority = &server.certificates().context("a server with TLS")?.authority;
+    let authority = authority.display();
+    let of = |host: &str, parameters: &str| {
+        let mut file = destination(&project, &catalog, parameters);
+        let url = file["writer"]["jdbc_url"].as_str().unwrap_or_default();
+        file["writer"]["jdbc_url"] = json!(url.replace("127.0.0.1", host));
+        project.write("destination.json", &file)
+    };
+    for (parameters, tables) in [
+        (format!("?sslmode=verify-ca&sslrootcert={authority}"), "1|0"),
+        (format!("?sslmode=verify-full&sslrootcert={authority}"), "1|1"),
+        (format!("?ssl=true&sslrootcert={authority}"), "1|1"),
+    ] {
+        of("localhost", &parameters)?;
+        project.run(&CHECK)?.succeeded()?;
+        project.sync()?;
+        assert_eq!(catalog.psql(TABLES)?, tables, "{parameters}");
+    }
+    let elsewhere = tempfile::tempdir()?;
+    let other = Certificates::make(elsewhere.path(), &["DNS:localhost"], "x")?.authority;
+    let other = other.display();
+    let no_file = elsewhere.path().join("no-such-file");
+    let no_file = no_file.display();
+    // 127.0.0.2 is no name of the certificate.
+    for (host, parameters, named) in [
+        (
+            "localhost",
+            format!("?sslmode=verify-ca&sslrootcert={other}"),
+            ["certificate", "sslrootcert"],
+        ),
+        ("localhost", "?sslmode=verify-full".to_owned(), ["certificate", "sslrootcert"]),
+        (
+            "127.0.0.2",
+            format!("?sslmode=verify-full&sslrootcert={authority}"),
+            ["127.0.0.2", "sslmode=verify-ca"],
+        ),
+        (
+            "localhost",
+            format!("?sslmode=verify-full&sslrootcert={no_file}"),
+            ["no-such-file", "sslrootcert"],
+        ),
+    ] {
+        of(host, &parameters)?;
+        let outcome = project.run(&Project::SYNC)?;
+        refusal(&project, outcome, &named)?;
+    }
+    of("127.0.0.2", &format!("?sslmode=verify-ca&sslrootcert={authority}"))?;
+    project.sync()?;
     Ok(())
 }
 

@@ -4,6 +4,9 @@
 //! Parameters that tune the driver mean nothing here. Those that say whom to
 //! trust are heeded or refused, never passed over.
 
+use std::path::PathBuf;
+
+use proto::tls::Verify;
 use proto::v1::JdbcCatalog;
 use tokio_postgres::Config;
 use tokio_postgres::config::{SslMode, TargetSessionAttrs};
@@ -21,8 +24,19 @@ const EXAMPLE: &str =
 pub struct Address {
     /// For the connection; its Debug shows no password.
     pub config: Config,
+    /// Which certificates of the server, where there is TLS.
+    pub trust: Trust,
     /// The URL without its parameters, for messages.
     pub name: String,
+}
+
+/// Which certificates are trusted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trust {
+    /// What of them must be right.
+    pub verify: Verify,
+    /// PEM file of the authorities, on this machine; none: the system's.
+    pub roots: Option<PathBuf>,
 }
 
 /// The database that a catalog names. Messages show no parameter's value that
@@ -60,14 +74,15 @@ pub fn parse(jdbc: &JdbcCatalog) -> Result<Address, WriterError> {
     }
     // As the driver has it.
     let database = if database.is_empty() { settings.user.clone() } else { database };
-    let mut config = settings.config(&database)?;
+    let trust = settings.trust().map_err(|problem| refuse(&problem))?;
+    let mut config = settings.config(&database);
     let mut named = Vec::new();
     for host in hosts.split(',') {
         let (host, port) = host_and_port(host).ok_or_else(|| refuse("has a malformed port"))?;
         named.push(format!("{host}:{port}"));
         config.host(host.trim_matches(['[', ']'])).port(port);
     }
-    Ok(Address { config, name: format!("{SCHEME}//{}/{database}", named.join(",")) })
+    Ok(Address { config, trust, name: format!("{SCHEME}//{}/{database}", named.join(",")) })
 }
 
 /// What the parameters say, on top of destination.json.
@@ -75,9 +90,11 @@ struct Settings {
     user: String,
     password: String,
     /// What `sslmode` says.
-    ssl_mode: Option<SslMode>,
+    ssl_mode: Option<(SslMode, Verify)>,
     /// `ssl=true`, which by itself asks for a verified certificate.
     ssl: bool,
+    /// `sslrootcert`
+    roots: Option<PathBuf>,
     options: String,
     application: String,
     target: TargetSessionAttrs,
@@ -90,6 +107,7 @@ impl Settings {
             password: jdbc.password.clone(),
             ssl_mode: None,
             ssl: false,
+            roots: None,
             options: String::new(),
             application: "tidewater".to_owned(),
             target: TargetSessionAttrs::Any,
@@ -105,19 +123,21 @@ impl Settings {
             "ssl" => self.ssl = value.is_empty() || value.eq_ignore_ascii_case("true"),
             "sslmode" => {
                 self.ssl_mode = Some(match value.as_str() {
-                    "disable" => SslMode::Disable,
-                    "prefer" => SslMode::Prefer,
-                    "require" => SslMode::Require,
-                    "allow" | "verify-ca" | "verify-full" => {
-                        return Err(format!(
-                            "has sslmode={value}, which this version does not know for a \
-                             catalog; disable, prefer and require it does"
-                        ));
+                    "disable" => (SslMode::Disable, Verify::Nothing),
+                    "prefer" => (SslMode::Prefer, Verify::Nothing),
+                    "require" => (SslMode::Require, Verify::Nothing),
+                    "verify-ca" => (SslMode::Require, Verify::Chain),
+                    "verify-full" => (SslMode::Require, Verify::ChainAndName),
+                    "allow" => {
+                        return Err("has sslmode=allow, which this version does not know for a \
+                             catalog; use prefer"
+                            .to_owned());
                     }
                     _ => return Err("has an unknown sslmode".to_owned()),
                 });
             }
-            "sslrootcert" | "sslcert" | "sslkey" | "sslpassword" | "sslfactory" => {
+            "sslrootcert" => self.roots = (!value.is_empty()).then(|| value.into()),
+            "sslcert" | "sslkey" | "sslpassword" | "sslfactory" => {
                 return Err(format!("has {key}, which this version does not know for a catalog"));
             }
             "currentSchema" => self.option(&format!("search_path={value}")),
@@ -141,21 +161,29 @@ impl Settings {
         self.options.push_str(&format!(" -c {escaped}"));
     }
 
-    fn config(&self, database: &str) -> Result<Config, WriterError> {
-        let ssl_mode = match (self.ssl_mode, self.ssl) {
+    fn ssl(&self) -> (SslMode, Verify) {
+        match (self.ssl_mode, self.ssl) {
             (Some(mode), _) => mode,
-            // The driver's default.
-            (None, false) => SslMode::Prefer,
-            (None, true) => {
-                return Err(WriterError::invalid_table(
-                    "the catalog's jdbc_url has ssl=true without sslmode, which asks for a \
-                     verified certificate; this version does not verify a catalog's",
-                    "add sslmode=require to jdbc_url in destination.json",
-                ));
+            // The driver's defaults.
+            (None, false) => (SslMode::Prefer, Verify::Nothing),
+            (None, true) => (SslMode::Require, Verify::ChainAndName),
+        }
+    }
+
+    /// Authorities that would not be asked are a mistake.
+    fn trust(&self) -> Result<Trust, String> {
+        let (_, verify) = self.ssl();
+        match (&self.roots, verify) {
+            (Some(_), Verify::Nothing) => {
+                Err("has sslrootcert without sslmode=verify-ca or sslmode=verify-full".to_owned())
             }
-        };
+            (roots, verify) => Ok(Trust { verify, roots: roots.clone() }),
+        }
+    }
+
+    fn config(&self, database: &str) -> Config {
         let mut config = Config::new();
-        config.user(&self.user).dbname(database).ssl_mode(ssl_mode);
+        config.user(&self.user).dbname(database).ssl_mode(self.ssl().0);
         config.application_name(&self.application).target_session_attrs(self.target);
         if !self.password.is_empty() {
             config.password(&self.password);
@@ -163,7 +191,7 @@ impl Settings {
         if !self.options.trim().is_empty() {
             config.options(self.options.trim());
         }
-        Ok(config)
+        config
     }
 }
 
@@ -245,11 +273,31 @@ mod tests {
     }
 
     #[test]
+    fn whom_to_trust_is_heeded() {
+        for (parameters, mode, verify, roots) in [
+            ("", SslMode::Prefer, Verify::Nothing, None),
+            ("sslmode=require", SslMode::Require, Verify::Nothing, None),
+            ("sslmode=verify-ca", SslMode::Require, Verify::Chain, None),
+            ("ssl=true", SslMode::Require, Verify::ChainAndName, None),
+            (
+                "sslmode=verify-full&sslrootcert=/my%20ca.pem",
+                SslMode::Require,
+                Verify::ChainAndName,
+                Some("/my ca.pem"),
+            ),
+        ] {
+            let address = parsed(&format!("//h/d?{parameters}")).unwrap();
+            assert_eq!(address.config.get_ssl_mode(), mode, "{parameters}");
+            assert_eq!(address.trust, Trust { verify, roots: roots.map(PathBuf::from) });
+        }
+    }
+
+    #[test]
     fn what_is_refused_is_named_without_a_secret() {
         for (rest, part) in [
             ("//h:x/d?password=s3cret", "port"),
-            ("//h/d?password=s3cret&sslmode=verify-full", "sslmode=verify-full"),
-            ("//h/d?ssl=true&password=s3cret", "ssl=true"),
+            ("//h/d?password=s3cret&sslmode=allow", "sslmode=allow"),
+            ("//h/d?sslrootcert=/ca.pem&password=s3cret", "sslrootcert without"),
             ("//h/d?password=s3cret%2", "malformed %"),
             ("//h/d?sslkey=s3cret", "sslkey"),
             ("//h/d?user=", "no user"),

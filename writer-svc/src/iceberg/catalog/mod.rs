@@ -7,8 +7,8 @@
 //! - [`pointer`]: what catalogs have in common that only hold the location of
 //!   a metadata file
 //! - [`sql`]: the tables of a JDBC catalog
-//! - [`sqlite`], [`postgres`]: the databases they may lie in; [`jdbc_url`] and
-//!   [`tls`]: the way to the latter
+//! - [`sqlite`], [`postgres`]: the databases they may lie in; [`jdbc_url`]: the
+//!   way to the latter
 //! - [`glue`]: AWS Glue
 //! - [`hive_type`]: what a column's type is called in a catalog of Hive's kind
 //! - [`rest`]: catalogs that keep the metadata themselves
@@ -21,7 +21,6 @@ pub mod postgres;
 pub mod rest;
 pub mod sql;
 pub mod sqlite;
-pub mod tls;
 
 use std::error::Error;
 use std::fmt;

@@ -14,6 +14,7 @@ use std::io;
 use std::pin::pin;
 use std::time::Duration;
 
+use proto::tls::Verifier;
 use proto::v1::JdbcCatalog;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
@@ -24,9 +25,8 @@ use tokio_postgres::{Client, Config, Error};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::Failure;
-use super::jdbc_url::{self, Address};
+use super::jdbc_url::{self, Address, Trust};
 use super::sql::{Connection, Database};
-use super::tls;
 use crate::error::WriterError;
 
 /// For connecting, with TLS and password: a few attempts fit into the half
@@ -60,7 +60,7 @@ impl Postgres {
 
     fn open(&self) -> Result<Session, Failure> {
         let runtime = Builder::new_current_thread().enable_all().build().map_err(defect)?;
-        let tls = tls::connector().map_err(defect)?;
+        let tls = connector(&self.address.trust)?;
         let connected = runtime.block_on(async {
             let connected = timeout(CONNECT, connect(&self.address.config, &tls)).await;
             connected.map_err(|_| Failure {
@@ -79,6 +79,29 @@ impl Postgres {
             }
         }
     }
+}
+
+/// What connections are made with; it serves those without TLS as well.
+fn connector(trust: &Trust) -> Result<MakeRustlsConnect, Failure> {
+    let failed = |source: Box<dyn std::error::Error + Send + Sync>| Failure {
+        source,
+        undone: true,
+        transient: false,
+        remedy: ROOTS,
+    };
+    let authorities = match &trust.roots {
+        None => String::new(),
+        Some(path) => std::fs::read_to_string(path)
+            .map_err(|error| failed(format!("reading {}: {error}", path.display()).into()))?,
+    };
+    let named = |problem: String| match &trust.roots {
+        None => failed(problem.into()),
+        Some(path) => failed(format!("{} {problem}", path.display()).into()),
+    };
+    let client = Verifier::new(trust.verify, &authorities)
+        .and_then(|verifier| verifier.client(rustls::DEFAULT_VERSIONS))
+        .map_err(named)?;
+    Ok(MakeRustlsConnect::new(client.with_no_client_auth()))
 }
 
 /// Connects, and lets the runtime move the connection's bytes. As in the
@@ -191,6 +214,10 @@ fn defect(error: impl std::error::Error + Send + Sync + 'static) -> Failure {
 
 const UNREACHABLE: &str = "check host and port in jdbc_url of destination.json, that the server \
     runs and listens there, and that no firewall is in between";
+const ROOTS: &str = "set sslrootcert in jdbc_url of destination.json to a file on writer-svc's \
+    machine: the authority, in PEM, that signed the certificate of the catalog's server";
+const NAME: &str = "use the host that the certificate of the catalog's server names \
+    (subjectAltName) in jdbc_url of destination.json, or sslmode=verify-ca";
 const LOGIN: &str = "correct jdbc_username and jdbc_password in destination.json, or let this \
     user in by the server's pg_hba.conf (with TLS: sslmode=require in jdbc_url)";
 
@@ -204,11 +231,18 @@ impl From<Error> for Failure {
         let io = error.source().and_then(|source| source.downcast_ref::<io::Error>());
         // Bytes of a handshake that make no sense, not their absence.
         let refused = io.is_none_or(|io| io.kind() == io::ErrorKind::InvalidData);
-        let (definite, remedy) = if text.contains("TLS") && refused {
+        let said = io.map(io::Error::to_string).unwrap_or_default();
+        let (definite, remedy) = if said.contains("UnknownIssuer") || said.contains("BadSignature")
+        {
+            // The latter of an authority of the same name with another key.
+            (true, ROOTS)
+        } else if said.contains("not valid for name") || said.contains("NotValidForName") {
+            (true, NAME)
+        } else if text.contains("TLS") && refused {
             (
                 true,
-                "check sslmode in jdbc_url of destination.json (disable, prefer, require), \
-                    and ssl at the server",
+                "check sslmode in jdbc_url of destination.json (disable, prefer, require, \
+                    verify-ca, verify-full), and ssl at the server",
             )
         } else if text.contains("authentication") || text.contains("configuration") {
             (
