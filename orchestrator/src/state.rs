@@ -304,6 +304,7 @@ impl SavedLoad {
             rows: chunk.rows,
             files: chunk.files,
             bytes: chunk.bytes,
+            ..Default::default()
         }
     }
 }

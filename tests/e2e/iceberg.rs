@@ -6,6 +6,7 @@ mod bounds;
 mod check;
 mod clear;
 mod commits;
+mod deltas;
 mod foreign;
 mod forms;
 mod glue;
@@ -60,6 +61,7 @@ macro_rules! suite {
             commits::a_sync_killed_between_staging_and_commit_changes_nothing,
             forms::without_normalization_a_row_is_json_beside_its_identifier,
             forms::keys_are_identifier_fields_where_they_may_be_and_are_wanted,
+            forms::new_tables_have_the_format_version_that_is_asked_for,
             forms::columns_are_added_by_name_and_dropped_ones_become_null,
             forms::columns_widen_in_place_and_other_types_are_columns_of_their_own,
             renames::renamed_columns_stay_their_fields_and_earlier_snapshots_keep_the_names,
@@ -73,6 +75,7 @@ macro_rules! suite {
             bad_input::a_table_of_others_is_not_touched,
             bad_input::a_partition_that_cannot_be_is_refused,
             partitions::every_transform_puts_every_row_where_readers_look_for_it,
+            partitions::uuids_are_partition_values,
             partitions::a_table_is_partitioned_anew_by_the_sync_after_the_change,
             partitions::rows_of_json_have_their_partition_columns_beside_them,
             partitions::chunks_share_partitions_and_bounded_files,

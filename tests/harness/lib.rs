@@ -12,6 +12,7 @@
 //! - [`run`]: the `orchestrator` program with its three config files
 //! - [`terminal`]: a terminal, and what a command leaves on it
 //! - [`services`]: `source-svc` and `writer-svc` on their own
+//! - [`changes`]: a writer-svc driven by its own protocol, without a source
 //! - [`gate`]: tables whose reading waits, to hold a sync at a known moment
 //! - [`moment`]: moments of a sync, observed from outside
 //! - [`truth`]: what PostgreSQL itself says a table holds
@@ -33,6 +34,7 @@ pub mod bucket;
 pub mod builds;
 pub mod capture;
 pub mod certificates;
+pub mod changes;
 pub mod compare;
 pub mod gate;
 pub mod iceberg;

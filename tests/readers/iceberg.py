@@ -20,6 +20,7 @@ nothing but the time it takes to start.
     files     location            every object below it, whosever
     create    columns, partition, properties   a table; columns are [name, type]
     append    columns, rows       as a foreign writer
+    set_properties  properties    of the table
     rewrite                       its own rows in new files, as compaction does
     evolve    changes             the schema: [add, column, type], [rename, column,
                                   name], [type, column, type], [drop, column]
@@ -54,7 +55,7 @@ from pyiceberg.conversions import from_bytes
 from pyiceberg.exceptions import NoSuchNamespaceError
 from pyiceberg.expressions import AlwaysTrue
 from pyiceberg.io import load_file_io
-from pyiceberg.manifest import clear_manifest_cache
+from pyiceberg.manifest import DataFileContent, clear_manifest_cache
 from pyiceberg.partitioning import PartitionField, PartitionSpec
 from pyiceberg.schema import Schema
 from pyiceberg.transforms import parse_transform
@@ -72,7 +73,7 @@ def read(catalog, request):
     for name in request["tables"]:
         table = catalog.load_table(name)
         found = iceberg_engines.read(request, table)
-        files = live_files(table, snapshot_id)
+        files = [(entry, file) for entry, file in live_files(table, snapshot_id) if file.content == DataFileContent.DATA]
         print_json(
             {
                 "columns": found.column_names,
@@ -197,7 +198,9 @@ def file_json(entry, file, table):
     schema, spec = table.schema(), table.specs()[file.spec_id]
 
     def by_name(values, text=lambda kind, value: value):
-        fields = ((schema.find_column_name(at), schema.find_type(at), value) for at, value in (values or {}).items())
+        # Those of position deletes are no columns of the table.
+        known = ((at, value) for at, value in (values or {}).items() if schema.find_column_name(at))
+        fields = ((schema.find_column_name(at), schema.find_type(at), value) for at, value in known)
         return {name: text(kind, value) for name, kind, value in fields}
 
     def bound(kind, value):
@@ -322,6 +325,11 @@ def append(catalog, request):
     table.append(arrow_table(columns, schema=arrow_schema(arrow)))
 
 
+def set_properties(catalog, request):
+    with catalog.load_table(request["table"]).transaction() as transaction:
+        transaction.set_properties(request["properties"])
+
+
 def rewrite(catalog, request):
     table = catalog.load_table(request["table"])
     table.overwrite(table.scan().to_arrow(), overwrite_filter=AlwaysTrue())
@@ -432,7 +440,7 @@ COMMANDS = {
     command.__name__: command
     for command in (
         *(read, count, plan, describe, misplaced, tables, files, create, append, rewrite, drop),
-        *(evolve, unset, roll_back),
+        *(evolve, unset, roll_back, set_properties),
         *(glue, uploads, forbid, bucket, objects, delete, mirror, rows),
     )
 }

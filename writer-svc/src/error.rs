@@ -167,6 +167,17 @@ pub enum WriterError {
         /// Its commit id.
         by: String,
     },
+    /// Our last commit is no longer part of the table's history.
+    #[error(
+        "the table {table} was rolled back to before its last commit ({last}): what it lacks \
+         cannot be told from what is new"
+    )]
+    RolledBack {
+        /// "database.table".
+        table: String,
+        /// The commit id.
+        last: String,
+    },
     /// Others commit to the table faster than this writer can.
     #[error("the table {table} changed {attempts} times while a commit to it was tried")]
     Contended {
@@ -294,6 +305,12 @@ impl WriterError {
                 ErrorCode::Conflict,
                 "let one run at a time write a table; sync again for the content of now".to_owned(),
             ),
+            E::RolledBack { .. } => (
+                ErrorCode::Conflict,
+                "load the table anew (a full refresh), or set its main branch back to that \
+                 commit's snapshot"
+                    .to_owned(),
+            ),
             E::Contended { .. } => {
                 (ErrorCode::Conflict, "run again when fewer others write to the table".to_owned())
             }
@@ -365,7 +382,7 @@ impl From<WriterError> for Fault {
             WriterError::Catalog { transient, .. } => Some(*transient),
             WriterError::Store { refusal, .. } => Some(refusal.is_transient()),
             // The other run's content is as good: nothing to try again.
-            WriterError::Fenced { .. } => Some(false),
+            WriterError::Fenced { .. } | WriterError::RolledBack { .. } => Some(false),
             _ => None,
         };
         let mut message = error.to_string();

@@ -6,7 +6,8 @@
 //! otherwise:    _olake_id _olake_timestamp _op_type _cdc_timestamp _cdc_lsn  data  …
 //! ```
 //!
-//! After `data` come the columns that an Iceberg table is partitioned by.
+//! After `data` come the columns that an Iceberg table is partitioned by. Of rows
+//! that are to be deleted there is the key alone: its columns, or `_olake_id`.
 //!
 //! Typed columns pass through without a copy. Metadata that is the same for
 //! every row is built once and sliced.
@@ -36,8 +37,10 @@ use crate::row_id::RowId;
 pub struct Layout {
     schema: SchemaRef,
     stream: String,
-    row_id: RowId,
-    constants: Constants,
+    /// Absent: of a key that stands as it is.
+    row_id: Option<RowId>,
+    /// Absent: of a key.
+    constants: Option<Constants>,
     /// Absent: one typed column per source column.
     json: Option<JsonRows>,
     /// Places of the source columns that stand as they are.
@@ -86,11 +89,54 @@ impl Layout {
         Ok(Layout {
             schema: Arc::new(Schema::new_with_metadata(fields, source.metadata().clone())),
             stream: table.stream.clone(),
-            row_id,
-            constants: Constants::new(stage),
+            row_id: Some(row_id),
+            constants: Some(Constants::new(stage)),
             json,
             typed,
         })
+    }
+
+    /// How the keys of rows look, by which the destination finds these.
+    ///
+    /// `source` has the columns of the key and no others; of a table without a
+    /// key, all that tell a row.
+    pub fn of_key(source: &Schema, stage: &StageRequest) -> Result<Self, WriterError> {
+        let invalid = |problem: String| WriterError::InvalidRequest(problem);
+        let table = stage
+            .table
+            .as_ref()
+            .ok_or_else(|| invalid("the StageRequest names no table".into()))?;
+        let names: Vec<_> = source.fields().iter().map(|field| field.name()).collect();
+        let key = &table.key_columns;
+        let same = names.len() == key.len() && key.iter().all(|column| names.contains(&column));
+        if names.is_empty() || !(key.is_empty() || same) {
+            return Err(invalid(format!(
+                "deletes of {} have the columns {names:?}, and its key is {key:?}",
+                table.stream
+            )));
+        }
+        source.fields().iter().try_for_each(|field| render::check(field))?;
+        let mut layout = Layout {
+            schema: Arc::new(Schema::empty()),
+            stream: table.stream.clone(),
+            row_id: None,
+            constants: None,
+            json: None,
+            typed: Vec::new(),
+        };
+        if table.normalization {
+            let columns = names.iter().map(|name| name.as_str());
+            let named = naming::destination_columns(&table.stream, columns)?;
+            let fields = source.fields().iter().zip(named);
+            let fields = fields.map(|(field, name)| field.as_ref().clone().with_name(name));
+            layout.schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+            layout.typed = (0..names.len()).collect();
+        } else {
+            layout.row_id = Some(RowId::new(&table.stream, source, key, key.len() > 1)?);
+            layout.schema =
+                Arc::new(Schema::new(vec![Field::new(naming::OLAKE_ID, DataType::Utf8, false)]));
+        }
+        Ok(layout)
     }
 
     /// Takes the same columns as the destination declares them: with field ids,
@@ -99,18 +145,54 @@ impl Layout {
         self.schema = decimal::as_arriving(schema, &self.schema);
     }
 
+    /// Columns that stand as they are, and must be these.
+    pub fn of_columns(
+        source: &Schema,
+        expected: &Schema,
+        stage: &StageRequest,
+    ) -> Result<Self, WriterError> {
+        let stream = stage.table.as_ref().map(|table| table.stream.clone()).unwrap_or_default();
+        let told = |field: &Arc<Field>| (field.name().clone(), field.data_type().clone());
+        let same = source.fields().iter().map(told).eq(expected.fields().iter().map(told));
+        if !same {
+            return Err(WriterError::InvalidRequest(format!(
+                "{} of {stream} need the columns {expected}",
+                stage.kind().as_str_name()
+            )));
+        }
+        Ok(Layout {
+            schema: Arc::new(expected.clone()),
+            stream,
+            row_id: None,
+            constants: None,
+            json: None,
+            typed: (0..expected.fields().len()).collect(),
+        })
+    }
+
     /// The schema of every batch, with the metadata of [`proto::columns`] that
     /// the source gave; [`decimal::declared`]: what the destination says of it.
     pub fn schema(&self) -> SchemaRef {
         Arc::clone(&self.schema)
     }
 
-    /// A source batch as it stands at the destination, row for row.
-    pub fn apply(&mut self, batch: &RecordBatch) -> Result<RecordBatch, WriterError> {
+    /// A source batch as it stands at the destination, row for row. What is said
+    /// of each row goes before what the request says of all.
+    pub fn apply(
+        &mut self,
+        batch: &RecordBatch,
+        metadata: Option<[ArrayRef; 3]>,
+    ) -> Result<RecordBatch, WriterError> {
         let rows = batch.num_rows();
         let mut columns = Vec::with_capacity(self.schema.fields().len());
-        columns.push(self.row_id.of(batch)?);
-        columns.extend(self.constants.of(rows));
+        if let Some(row_id) = &mut self.row_id {
+            columns.push(row_id.of(batch)?);
+        }
+        if let Some(constants) = &mut self.constants {
+            let [processed_at, said @ ..] = constants.of(rows);
+            columns.push(processed_at);
+            columns.extend(metadata.unwrap_or(said));
+        }
         if let Some(json) = &mut self.json {
             columns.push(json.of(batch)?);
         }
@@ -172,7 +254,8 @@ fn taken(stream: &str, column: &str) -> WriterError {
     )
 }
 
-fn utc_microseconds() -> DataType {
+/// The type of `_cdc_timestamp`.
+pub fn utc_microseconds() -> DataType {
     DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
 }
 
@@ -192,7 +275,7 @@ struct Constants {
     processed_at: i64,
     op_type: String,
     /// As long as the longest batch so far, rounded up; batches take slices.
-    columns: Vec<ArrayRef>,
+    columns: Option<[ArrayRef; 4]>,
 }
 
 impl Constants {
@@ -200,21 +283,21 @@ impl Constants {
         Constants {
             processed_at: stage.processed_at,
             op_type: stage.op_type.clone(),
-            columns: Vec::new(),
+            columns: None,
         }
     }
 
-    fn of(&mut self, rows: usize) -> impl Iterator<Item = ArrayRef> {
-        if self.columns.first().is_none_or(|column| column.len() < rows) {
-            self.columns = self.build(rows.next_power_of_two());
-        }
-        self.columns.iter().map(move |column| column.slice(0, rows))
+    /// `_olake_timestamp`, `_op_type`, `_cdc_timestamp`, `_cdc_lsn`.
+    fn of(&mut self, rows: usize) -> [ArrayRef; 4] {
+        let built = self.columns.take().filter(|columns| columns[0].len() >= rows);
+        let columns = built.unwrap_or_else(|| self.build(rows.next_power_of_two()));
+        self.columns.insert(columns).each_ref().map(|column| column.slice(0, rows))
     }
 
-    fn build(&self, rows: usize) -> Vec<ArrayRef> {
+    fn build(&self, rows: usize) -> [ArrayRef; 4] {
         let processed_at = TimestampMicrosecondArray::from_value(self.processed_at, rows);
         let op_type = StringArray::new_repeated(&self.op_type, rows);
-        vec![
+        [
             Arc::new(processed_at.with_timezone("UTC")),
             Arc::new(op_type),
             new_null_array(&utc_microseconds(), rows),
@@ -259,7 +342,7 @@ mod tests {
     fn a_normalized_row_has_its_metadata_and_its_typed_columns() {
         let batch = source();
         let mut layout = Layout::new(&batch.schema(), &stage(true, &["Id"]), &[]).unwrap();
-        let out = layout.apply(&batch).unwrap();
+        let out = layout.apply(&batch, None).unwrap();
         let schema = out.schema();
         let names: Vec<_> = schema.fields().iter().map(|field| field.name().as_str()).collect();
         assert_eq!(names[..5], naming::METADATA_COLUMNS);
@@ -280,7 +363,7 @@ mod tests {
     fn an_unnormalized_row_is_metadata_and_json() {
         let batch = source();
         let mut layout = Layout::new(&batch.schema(), &stage(false, &["Id"]), &[]).unwrap();
-        let out = layout.apply(&batch.slice(1, 1)).unwrap();
+        let out = layout.apply(&batch.slice(1, 1), None).unwrap();
         assert_eq!(out.num_columns(), 6);
         assert_eq!(out.schema().field(5).extension_type_name(), Some("arrow.json"));
         assert_eq!(
@@ -297,8 +380,8 @@ mod tests {
         for normalization in [true, false] {
             let stage = stage(normalization, &[]);
             let mut layout = Layout::new(&batch.schema(), &stage, &[]).unwrap();
-            assert_eq!(layout.apply(&batch).unwrap().num_rows(), 5);
-            assert_eq!(layout.apply(&batch.slice(0, 0)).unwrap().num_rows(), 0);
+            assert_eq!(layout.apply(&batch, None).unwrap().num_rows(), 5);
+            assert_eq!(layout.apply(&batch.slice(0, 0), None).unwrap().num_rows(), 0);
         }
     }
 
@@ -306,7 +389,8 @@ mod tests {
     fn constant_columns_are_shared_between_batches() {
         let batch = source();
         let mut layout = Layout::new(&batch.schema(), &stage(true, &["Id"]), &[]).unwrap();
-        let (first, second) = (layout.apply(&batch).unwrap(), layout.apply(&batch).unwrap());
+        let (first, second) =
+            (layout.apply(&batch, None).unwrap(), layout.apply(&batch, None).unwrap());
         for column in 1..5 {
             let (a, b) = (first.column(column).to_data(), second.column(column).to_data());
             assert_eq!(a.buffers()[0].as_ptr(), b.buffers()[0].as_ptr());
@@ -333,11 +417,32 @@ mod tests {
         let list = Field::new("l", list("element"), true);
         let declared = declare(id.with_metadata([("k".into(), "v".into())].into()), list);
         layout.declare(&declared);
-        let out = layout.apply(&batch.slice(0, 1)).unwrap();
+        let out = layout.apply(&batch.slice(0, 1), None).unwrap();
         assert_eq!(out.schema(), declared);
         assert_eq!(out.column(6).as_list::<i32>().values().len(), 1);
-        let error = layout.apply(&batch).unwrap_err().to_string();
+        let error = layout.apply(&batch, None).unwrap_err().to_string();
         assert!(error.contains("column id of public.t is part of the key"), "{error}");
+    }
+
+    #[test]
+    fn a_key_is_its_columns_or_the_identifier_that_is_stored_of_it() {
+        let batch = source();
+        let key = batch.project(&[0]).unwrap();
+        let mut layout = Layout::of_key(&key.schema(), &stage(true, &["Id"])).unwrap();
+        let out = layout.apply(&key, None).unwrap();
+        assert_eq!(out.schema().field(0).name(), "id");
+        assert_eq!(out.column(0), key.column(0));
+        let mut layout = Layout::of_key(&key.schema(), &stage(false, &["Id"])).unwrap();
+        let out = layout.apply(&key, None).unwrap();
+        assert_eq!((out.num_columns(), out.schema().field(0).name().as_str()), (1, "_olake_id"));
+        assert_eq!(out.column(0).as_string::<i32>().value(1), "-8");
+
+        for (columns, key) in [(&[0, 1][..], &["Id"][..]), (&[], &[]), (&[1], &["Id"])] {
+            let columns = batch.schema().project(columns).unwrap();
+            assert!(Layout::of_key(&columns, &stage(true, key)).is_err(), "{columns:?}");
+        }
+        // Without a key, all columns are one.
+        assert!(Layout::of_key(&batch.schema(), &stage(true, &[])).is_ok());
     }
 
     #[test]

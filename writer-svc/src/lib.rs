@@ -10,9 +10,12 @@
 //!
 //! - [`service`]: the gRPC calls and Flight's DoPut
 //! - [`receive`]: one DoPut: messages in, one staged chunk or nothing out
+//! - [`row_metadata`]: what a stream says of each row, apart from its columns
 //! - [`layout`]: source columns → destination columns and metadata columns
 //!   ([`naming`], [`row_id`], and the values as text and JSON, [`render`];
 //!   [`decimal`]: how decimals come and what is said of them)
+//!   (changes come reduced to the last one per key: a stage of its own, `reduce`,
+//!   would stand here)
 //! - [`partition`]: which rows go to which directory
 //! - [`spill`]: rows in the order of their partitions, in bounded memory
 //! - [`encode`]: record batches → Parquet files of bounded size
@@ -51,6 +54,7 @@ pub mod partition;
 pub mod receive;
 pub mod render;
 pub mod row_id;
+pub mod row_metadata;
 pub mod s3;
 pub mod service;
 pub mod spill;

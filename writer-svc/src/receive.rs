@@ -23,6 +23,7 @@ use arrow_flight::FlightData;
 use arrow_flight::flight_descriptor::DescriptorType;
 use futures::{Stream, StreamExt};
 use prost::Message;
+use proto::v1::stage_request::Kind;
 use proto::v1::{EndOfStream, StageRequest, StagedChunk};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -33,8 +34,10 @@ use crate::Options;
 use crate::decimal;
 use crate::encode::Encoder;
 use crate::error::WriterError;
+use crate::iceberg::positions;
 use crate::layout::Layout;
 use crate::partition::Split;
+use crate::row_metadata::RowMetadata;
 use crate::spill::PartitionSorter;
 use crate::stage::Stage;
 use crate::target::{self, Staging};
@@ -155,6 +158,9 @@ impl Chunk {
             })?;
         let request = StageRequest::decode(descriptor.cmd.clone())
             .map_err(|e| invalid(format!("FlightDescriptor.cmd is no StageRequest: {e}")))?;
+        if Kind::try_from(request.kind).is_err() {
+            return Err(invalid(format!("a chunk of the kind {} is not known", request.kind)));
+        }
         let stream = request.table.as_ref().map_or("", |table| table.stream.as_str());
         let name = format!("{stream} chunk {}", request.chunk_id);
         let schema = Schema::try_from(first)
@@ -222,6 +228,7 @@ fn decode(message: FlightData, schema: &SchemaRef) -> Result<RecordBatch, ArrowE
 /// The way of a chunk's rows into its files.
 struct Rows {
     layout: Layout,
+    row_metadata: Option<RowMetadata>,
     encoder: Encoder,
     sorted: Option<(Box<dyn Split>, PartitionSorter)>,
 }
@@ -230,10 +237,26 @@ impl Rows {
     fn new(chunk: &Chunk, options: &Options) -> Result<Self, WriterError> {
         let request = &chunk.request;
         let target = target::of(request.destination.as_ref(), request.table.as_ref(), options)?;
-        let names: Vec<_> = chunk.schema.fields().iter().map(|f| f.name().as_str()).collect();
-        let mut layout = Layout::new(&chunk.schema, request, &target.typed_columns(&names)?)?;
+        if !target.takes(request.kind()) {
+            return Err(WriterError::InvalidRequest(format!(
+                "the destination of {} takes no {}: of its kinds of tables only Iceberg's do",
+                chunk.name,
+                request.kind().as_str_name()
+            )));
+        }
+        let row_metadata = RowMetadata::of(request, &chunk.schema)?;
+        let source = match &row_metadata {
+            Some(row_metadata) => row_metadata.source(),
+            None => Arc::clone(&chunk.schema),
+        };
+        let names: Vec<_> = source.fields().iter().map(|f| f.name().as_str()).collect();
+        let mut layout = match request.kind() {
+            Kind::Data => Layout::new(&source, request, &target.typed_columns(&names)?)?,
+            Kind::EqualityDeletes => Layout::of_key(&source, request)?,
+            Kind::PositionDeletes => Layout::of_columns(&source, &positions::columns(), request)?,
+        };
         let declared = decimal::declared(&layout.schema());
-        let Staging { stage, schema, split } = target.stage(request, &chunk.schema, declared)?;
+        let Staging { stage, schema, split } = target.stage(request, &source, declared)?;
         layout.declare(&schema);
         let sorted = split.map(|split| {
             let budget = usize::try_from(options.sort_bytes).unwrap_or(usize::MAX);
@@ -242,11 +265,16 @@ impl Rows {
         let row_group_bytes = usize::try_from(options.row_group_bytes).unwrap_or(usize::MAX);
         let encoder =
             Encoder::new(stage, layout.schema(), target.max_file_bytes(), row_group_bytes);
-        Ok(Rows { layout, encoder, sorted })
+        Ok(Rows { layout, row_metadata, encoder, sorted })
     }
 
-    fn push(&mut self, source: &RecordBatch) -> Result<(), WriterError> {
-        let batch = self.layout.apply(source)?;
+    fn push(&mut self, sent: &RecordBatch) -> Result<(), WriterError> {
+        let (source, metadata) = match &self.row_metadata {
+            Some(row_metadata) => row_metadata.split(sent)?,
+            None => (sent.clone(), None),
+        };
+        let source = &source;
+        let batch = self.layout.apply(source, metadata)?;
         match &mut self.sorted {
             None => self.encoder.write("", &batch),
             Some((split, sorter)) => {

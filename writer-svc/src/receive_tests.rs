@@ -56,6 +56,7 @@ fn request(root: &Path, partition_regex: &str) -> StageRequest {
         settings_hash: "hash".into(),
         processed_at: 1_700_000_000_000_000,
         op_type: "r".into(),
+        ..Default::default()
     }
 }
 
@@ -129,6 +130,7 @@ async fn a_complete_stream_is_staged_and_committed() {
         load_id: "load".into(),
         mode: proto::v1::commit_request::Mode::Replace.into(),
         staged: vec![staged],
+        ..Default::default()
     };
     let committed = writer.commit(commit).await.unwrap().into_inner();
     assert_eq!(entries(Path::new(&committed.location)).unwrap().len(), 4);

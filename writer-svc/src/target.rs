@@ -4,7 +4,8 @@
 //! implementation over async clients drives them by its runtime's handle.
 
 use arrow::datatypes::{Schema, SchemaRef};
-use proto::v1::destination::Kind;
+use proto::v1::destination::Kind as Destined;
+use proto::v1::stage_request::Kind;
 use proto::v1::{CommitRecord, CommitRequest, Destination, PrepareRequest, StageRequest, Table};
 
 use crate::Options;
@@ -60,6 +61,11 @@ pub trait Target: Send + Sync {
         Ok(Vec::new())
     }
 
+    /// Whether chunks of this kind can be staged.
+    fn takes(&self, kind: Kind) -> bool {
+        kind == Kind::Data
+    }
+
     /// Says what the table holds, after removing what abandoned loads have
     /// left. Fails where a later commit would.
     fn prepare(&self, request: &PrepareRequest) -> Result<Option<CommitRecord>, WriterError>;
@@ -89,26 +95,26 @@ pub fn of(
     let table =
         table.ok_or_else(|| WriterError::InvalidRequest("the request has no table".into()))?;
     Ok(match kind(destination)? {
-        Kind::Parquet(parquet) if parquet.bucket.is_empty() => {
+        Destined::Parquet(parquet) if parquet.bucket.is_empty() => {
             Box::new(ParquetTable::new(parquet, table)?)
         }
-        Kind::Parquet(parquet) => Box::new(BucketTable::new(parquet, table, options)?),
-        Kind::Iceberg(iceberg) => Box::new(IcebergTable::new(iceberg, table, options)?),
+        Destined::Parquet(parquet) => Box::new(BucketTable::new(parquet, table, options)?),
+        Destined::Iceberg(iceberg) => Box::new(IcebergTable::new(iceberg, table, options)?),
     })
 }
 
 /// Whether the destination can be written, tried for real; leaves nothing behind.
 pub fn check(destination: Option<&Destination>, options: &Options) -> Result<(), WriterError> {
     match kind(destination)? {
-        Kind::Parquet(parquet) if parquet.bucket.is_empty() => {
+        Destined::Parquet(parquet) if parquet.bucket.is_empty() => {
             parquet::check::check(&storage::local_path(parquet)?)
         }
-        Kind::Parquet(parquet) => parquet::bucket::check::check(parquet, options),
-        Kind::Iceberg(iceberg) => iceberg::check::check(iceberg, options),
+        Destined::Parquet(parquet) => parquet::bucket::check::check(parquet, options),
+        Destined::Iceberg(iceberg) => iceberg::check::check(iceberg, options),
     }
 }
 
-fn kind(destination: Option<&Destination>) -> Result<&Kind, WriterError> {
+fn kind(destination: Option<&Destination>) -> Result<&Destined, WriterError> {
     destination
         .and_then(|destination| destination.kind.as_ref())
         .ok_or_else(|| WriterError::InvalidRequest("the request has no destination".into()))

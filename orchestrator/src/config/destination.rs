@@ -239,6 +239,7 @@ fn iceberg(
         max_file_size_mb,
         no_identifier_fields: writer["no_identifier_fields"].as_bool().unwrap_or(false),
         s3,
+        format_version: writer["format_version"].as_u64().unwrap_or(2) as u32,
     })))
 }
 

@@ -77,6 +77,7 @@ impl Reading {
             settings_hash: table.settings.hash.clone(),
             processed_at: run.started_at.timestamp_micros(),
             op_type: "r".to_owned(),
+            ..Default::default()
         };
         Reading {
             job,

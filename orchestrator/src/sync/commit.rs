@@ -24,6 +24,7 @@ pub fn request(context: &Context<'_>, table: &TableRun, load: &SavedLoad) -> Com
         load_id: load.id.clone(),
         mode: Mode::Replace.into(),
         staged: load.descriptors(),
+        ..Default::default()
     }
 }
 

@@ -160,6 +160,7 @@ impl Source for Fake {
             rows: 10,
             files: 1,
             bytes: 100,
+            ..Default::default()
         };
         let event = ReadChunkResponse {
             rows: 10,

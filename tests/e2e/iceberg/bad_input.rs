@@ -105,7 +105,7 @@ pub fn a_partition_that_cannot_be_is_refused(pair: Pair) -> Result<()> {
         ("/v={v, identity}", "\"v=\" stands outside of braces"),
         ("/{v, identity}/{v, identity}", "stands there twice"),
         ("/{v, day}", "column \"v\" is int, which day cannot take: it takes dates and timestamps"),
-        ("/{u, identity}", "column \"u\" is uuid, which identity cannot take here: use bucket[N]"),
+        ("/{u, truncate[2]}", "column \"u\" is uuid, which truncate[2] cannot take"),
         ("/{l, identity}", "it takes single values only"),
     ] {
         lake.project.select(&["public.t"], json!({"partition_regex": regex}))?;

@@ -152,3 +152,30 @@ pub fn columns_widen_in_place_and_other_types_are_columns_of_their_own(pair: Pai
     }
     Ok(())
 }
+
+pub fn new_tables_have_the_format_version_that_is_asked_for(pair: Pair) -> Result<()> {
+    let lake = Lake::new(
+        pair,
+        "version",
+        "CREATE TABLE t (id int PRIMARY KEY, v text);
+         INSERT INTO t SELECT i, 'v' || i FROM generate_series(1, 100) i",
+    )?;
+    lake.project.select(&["public.t"], plain())?;
+    let table = lake.table("t");
+    // Once it is there, it keeps its own.
+    for wanted in [3, 2] {
+        lake.project.edit("destination.json", |file| {
+            file["writer"]["format_version"] = json!(wanted);
+        })?;
+        lake.project.sync()?;
+        let described = table.describe()?;
+        assert_eq!(described.format_version, 3);
+        for engine in [Engine::PyIceberg, Engine::DuckDb] {
+            assert_eq!(table.counts(engine, &["id > 0", "v = 'v7'"])?, [100, 1], "{engine:?}");
+        }
+    }
+    lake.project.edit("destination.json", |file| file["writer"]["format_version"] = json!(1))?;
+    let told = lake.project.run(&tests::run::Project::SYNC)?.failed()?;
+    assert!(told.contains("format_version"), "{told}");
+    Ok(())
+}

@@ -45,6 +45,19 @@ impl Engine {
         Ok(request)
     }
 
+    /// Whether it applies equality deletes to a table that is partitioned, or not.
+    ///
+    /// PyIceberg refuses tables that have any. ClickHouse looks for those of a data
+    /// file under the spec of that file only, and misses those that the
+    /// specification means for all partitions: of an unpartitioned spec.
+    pub fn applies_equality_deletes(self, is_partitioned: bool) -> bool {
+        match self {
+            Engine::PyIceberg => false,
+            Engine::DuckDb | Engine::Spark => true,
+            Engine::ClickHouse => !is_partitioned,
+        }
+    }
+
     /// Reads tables ("namespace.table") with one start of the engine. In
     /// [`ReadTable::types`] are Iceberg's types, as the table's schema has them.
     pub fn read(self, client: &Client, tables: &[String]) -> Result<Vec<ReadTable>> {

@@ -244,6 +244,12 @@ impl Table {
         self.client.call("append", request).map(drop)
     }
 
+    /// Sets properties of it, as a user does with another engine.
+    pub fn set_properties(&self, properties: Value) -> Result<()> {
+        let request = json!({"table": self.name, "properties": properties});
+        self.client.call("set_properties", request).map(drop)
+    }
+
     /// Writes its own rows into new files, in a commit that removes the old
     /// ones and one that adds the new, as a compaction does.
     pub fn rewrite(&self) -> Result<()> {

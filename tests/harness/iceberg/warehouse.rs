@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
+use proto::v1::{Iceberg, JdbcCatalog, S3, iceberg as wire};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -133,6 +134,41 @@ impl Warehouse {
             }));
         }
         json!({"type": "ICEBERG", "writer": writer})
+    }
+
+    /// The same as writer-svc is sent it.
+    pub fn wire(&self) -> Result<Iceberg> {
+        let jdbc = match &self.catalog {
+            Server::Sqlite(file) => {
+                JdbcCatalog { url: format!("jdbc:sqlite:{}", file.display()), ..Default::default() }
+            }
+            Server::Postgres(database) => JdbcCatalog {
+                url: format!(
+                    "jdbc:postgresql://127.0.0.1:{}/{}",
+                    database.server.port(),
+                    database.name
+                ),
+                username: USER.to_owned(),
+                password: PASSWORD.to_owned(),
+                ..Default::default()
+            },
+            _ => bail!("{} is not sent to writer-svc without an orchestrator yet", self.pair),
+        };
+        let s3 = self.store.as_ref().map(|store| S3 {
+            region: REGION.to_owned(),
+            endpoint: format!("http://{}", store.s3()),
+            access_key: seaweed::KEY.to_owned(),
+            secret_key: seaweed::SECRET.to_owned(),
+            path_style: Some(true),
+            ..Default::default()
+        });
+        let catalog_name = CATALOG_NAME.to_owned();
+        Ok(Iceberg {
+            warehouse: self.location(),
+            catalog: Some(wire::Catalog::Jdbc(JdbcCatalog { catalog_name, ..jdbc })),
+            s3,
+            ..Default::default()
+        })
     }
 
     /// destination.json, with the proxy before the catalog.

@@ -1,6 +1,7 @@
 //! The end of a table: the catalog forgets it, then its files go.
 //!
-//! Removed is what lies under the table's location and is referred to by any
+//! Removed is what lies under the table's location, or where its properties put
+//! new files, and is referred to by any
 //! of its snapshots or metadata, or was named by us. What lies elsewhere (files
 //! that somebody registered) stays.
 
@@ -62,9 +63,14 @@ fn reachable(table: &IcebergTable, base: &Loaded) -> Result<Vec<String>, WriterE
     let partitions = metadata.partition_statistics_iter().map(|file| &file.statistics_path);
     let log = metadata.metadata_log().iter().map(|log| &log.metadata_file);
     others.extend(statistics.chain(partitions).chain(log).chain([&base.location]).cloned());
-    let inside = format!("{}/", metadata.location());
+    let Paths { data: data_path, metadata: metadata_path } =
+        Paths::of(Some(metadata), &table.new_location);
+    let ours = [metadata.location().trim_end_matches('/'), &data_path, &metadata_path];
+    let inside = |location: &String| {
+        ours.iter().any(|path| location.strip_prefix(path).is_some_and(|it| it.starts_with('/')))
+    };
     let all = data.into_iter().chain(manifests).chain(others);
-    Ok(all.filter(|location| location.starts_with(&inside)).collect())
+    Ok(all.filter(inside).collect())
 }
 
 /// What we name after loads: staged manifests first, then data files.

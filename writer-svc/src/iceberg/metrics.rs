@@ -24,6 +24,7 @@ use parquet::basic::Type as Physical;
 use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData};
 use parquet::file::statistics::Statistics;
 
+use super::manifest::entry::DELETE_FILE_PATH;
 use crate::error::WriterError;
 
 /// Code points or bytes of a bound.
@@ -53,18 +54,38 @@ impl NanCounts {
     }
 }
 
-/// The data file as manifests describe it.
+/// What is in a file.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Content {
+    /// Rows.
+    Data,
+    /// Keys of rows that are deleted; the ids of their fields.
+    EqualityDeletes(Vec<i32>),
+    /// Places of rows of this data file.
+    PositionDeletes(String),
+}
+
+/// The file as manifests describe it.
 pub fn data_file(
     location: String,
     bytes: u64,
     footer: &ParquetMetaData,
     schema: &Schema,
+    content: &Content,
     partition: Struct,
     nan: &NanCounts,
 ) -> Result<DataFile, WriterError> {
     let mut builder = DataFileBuilder::default();
+    match content {
+        Content::Data => builder.content(DataContentType::Data),
+        Content::EqualityDeletes(ids) => {
+            builder.content(DataContentType::EqualityDeletes).equality_ids(Some(ids.clone()))
+        }
+        Content::PositionDeletes(path) => builder
+            .content(DataContentType::PositionDeletes)
+            .referenced_data_file(Some(path.clone())),
+    };
     builder
-        .content(DataContentType::Data)
         .file_path(location)
         .file_format(DataFileFormat::Parquet)
         .partition(partition)
@@ -137,6 +158,12 @@ impl Columns {
             return;
         }
         let Some((lower, upper)) = bounds(kind, chunks) else { return };
+        if id == DELETE_FILE_PATH {
+            // Whole, some readers know by both which file it is.
+            self.lower.insert(id, lower);
+            self.upper.insert(id, upper);
+            return;
+        }
         self.lower.insert(id, cut(lower));
         if nan.unwrap_or(0) == 0
             && let Some(upper) = cut_upper(upper)

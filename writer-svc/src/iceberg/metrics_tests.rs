@@ -39,7 +39,8 @@ fn described_as(groups: Vec<ArrayRef>, adapt: impl FnOnce(Field) -> Field) -> Da
     }
     let footer = writer.finish().unwrap();
     assert_eq!(footer.num_row_groups(), batches.len());
-    data_file("file:///f".into(), 1000, &footer, &plan.table, Struct::empty(), &nan).unwrap()
+    data_file("file:///f".into(), 1000, &footer, &plan.table, &Content::Data, Struct::empty(), &nan)
+        .unwrap()
 }
 
 /// Lower and upper bound of `c`.

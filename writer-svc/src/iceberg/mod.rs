@@ -10,13 +10,16 @@
 //!   ([`lineage`]: which field a column is, whatever its name)
 //! - [`partition`]: how the table is partitioned, and which rows go where
 //!   ([`transform`]: a column's partition values)
-//! - [`stage`]: the data files of a chunk and its manifest
+//! - [`equality`]: the columns of a key, for deletes
+//! - [`positions`]: places of rows, for deletes
+//! - [`stage`]: the files of a chunk and its manifest
 //! - [`metrics`]: counts and bounds of a file, from its footer
-//! - [`manifest`]: manifests and manifest lists ↔ bytes
+//! - [`manifest`]: manifests and manifest lists ↔ bytes ([`avro`])
 //! - [`prepare`]: what a table holds, and the removal of what was abandoned
 //! - [`commit`]: the one loop that changes a table's content
 //! - [`snapshot`]: a snapshot and the metadata that makes it current
 //! - [`position`]: which commit of ours a table holds
+//! - [`properties`]: what a table's own properties ask for
 //! - [`drop`]: the end of a table and of its files
 //! - [`check`]: whether catalog and warehouse can be written, tried for real
 //! - [`catalog`]: who knows the tables: load, create, swap, drop
@@ -29,16 +32,20 @@
 //! The crate of the same name serves for the spec's types and encodings only,
 //! bytes in, bytes out: every object is read and written by [`storage`].
 
+pub mod avro;
 pub mod catalog;
 pub mod check;
 pub mod commit;
 pub mod drop;
+pub mod equality;
 pub mod lineage;
 pub mod manifest;
 pub mod metrics;
 pub mod partition;
 pub mod position;
+pub mod positions;
 pub mod prepare;
+pub mod properties;
 pub mod schema;
 pub mod snapshot;
 pub mod stage;
@@ -50,6 +57,7 @@ use std::sync::Arc;
 use arrow::datatypes::{Schema, SchemaRef};
 use bytes::Bytes;
 use iceberg::spec::{FormatVersion, ManifestFile, Snapshot, TableMetadata};
+use proto::v1::stage_request::Kind;
 use proto::v1::{CommitRecord, CommitRequest, Iceberg, PrepareRequest, StageRequest, Table};
 
 use crate::Options;
@@ -68,6 +76,8 @@ pub struct IcebergTable {
     storage: Arc<dyn Storage>,
     /// Where a new table is put; empty: where the catalog puts it.
     new_location: String,
+    /// Its format version.
+    new_version: FormatVersion,
     max_file_bytes: u64,
     /// Destination names of the columns to be declared as identifier fields.
     identifiers: Vec<String>,
@@ -79,6 +89,16 @@ impl IcebergTable {
     pub fn new(iceberg: &Iceberg, table: &Table, options: &Options) -> Result<Self, WriterError> {
         plain("destination_database", &table.database)?;
         plain("destination_table", &table.name)?;
+        let new_version = match iceberg.format_version {
+            0 | 2 => FormatVersion::V2,
+            3 => FormatVersion::V3,
+            other => {
+                return Err(WriterError::invalid_table(
+                    format!("Iceberg tables of format version {other} cannot be made"),
+                    "set format_version in destination.json to 2 or 3",
+                ));
+            }
+        };
         let name = TableName { namespace: table.database.clone(), name: table.name.clone() };
         let (catalog, storage) = catalog::open(iceberg, &name, options)?;
         let identifiers = match (iceberg.no_identifier_fields, table.normalization) {
@@ -95,6 +115,7 @@ impl IcebergTable {
                 "" => String::new(),
                 warehouse => format!("{warehouse}/{}/{}", table.database, table.name),
             },
+            new_version,
             name,
             catalog,
             storage,
@@ -145,11 +166,12 @@ impl IcebergTable {
                 "give the stream another destination_table, or drop this table",
             ))
         };
-        if metadata.format_version() != FormatVersion::V2 {
-            return refuse(format!(
-                "has format version {}; this version writes format version 2 only",
-                metadata.format_version() as u8
-            ));
+        if metadata.format_version() < FormatVersion::V2 {
+            return refuse(
+                "has format version 1; Tidewater writes 2 and 3 (another engine upgrades it by \
+                 setting the property format-version to 2)"
+                    .into(),
+            );
         }
         if metadata.current_snapshot().is_some() && !position::is_ours(metadata) {
             return Err(WriterError::ForeignTable {
@@ -223,6 +245,10 @@ impl Target for IcebergTable {
         places.sort_unstable();
         places.dedup();
         Ok(places)
+    }
+
+    fn takes(&self, _kind: Kind) -> bool {
+        true
     }
 
     fn prepare(&self, request: &PrepareRequest) -> Result<Option<CommitRecord>, WriterError> {

@@ -18,8 +18,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use iceberg::arrow::arrow_primitive_to_literal;
 use iceberg::spec::{
-    PartitionField, PartitionSpec, PrimitiveType, Schema, Struct, Transform, Type,
-    UnboundPartitionSpec,
+    PartitionField, PartitionSpec, Schema, Struct, Transform, Type, UnboundPartitionSpec,
 };
 
 use super::transform;
@@ -177,10 +176,6 @@ fn check_type(field: &Field, kind: &Type) -> Result<(), String> {
         ))
     };
     match (field.transform, kind) {
-        // Manifests with such values cannot be encoded yet.
-        (Transform::Identity | Transform::Void, Type::Primitive(PrimitiveType::Uuid)) => {
-            problem(" here: use bucket[N]")
-        }
         (transform, _) if transform.result_type(kind).is_err() => problem(match transform {
             Transform::Bucket(_) => {
                 ": it takes integers, decimals, dates, times, text, uuid, binary"
@@ -354,15 +349,16 @@ mod tests {
             uuid,
         ]);
         let plan = schema::plan("d.t", None, &layout, &[]).unwrap();
-        let regex = "{s,identity}{d,month}{n,truncate[100]}{u,bucket[4]}{d,void}";
+        let regex = "{s,identity}{d,month}{n,truncate[100]}{u,bucket[4]}{d,void}{u,identity}";
         let fields = parse(regex, &["s", "d", "n", "u"]).unwrap();
         let spec = spec(regex, &fields, &plan.table, None).unwrap();
         let names: Vec<_> = spec.fields().iter().map(|field| field.name.as_str()).collect();
-        assert_eq!(names, ["s", "d_month", "n_trunc", "u_bucket", "d_null"]);
+        assert_eq!(names, ["s", "d_month", "n_trunc", "u_bucket", "d_null", "u"]);
         let partitions = Partitions::new(&spec, &plan.table, &plan.arrow).unwrap().unwrap();
 
         let money = Decimal64Array::from(vec![Some(-5), Some(-100), None, Some(-5)]);
         let uuids = [[0_u8; 16], [255; 16], [0; 16], [0; 16]];
+        let uuid = |at: usize| Some(Literal::uuid(uuid::Uuid::from_bytes(uuids[at])));
         // As it comes: decimals in 64 bits.
         let batch = RecordBatch::try_from_iter([
             (
@@ -386,8 +382,9 @@ mod tests {
         assert_eq!(values[1].fields()[2], Some(Literal::decimal(-100)));
         assert_eq!(values[2].fields()[..3], [None, None, None]);
         assert!(
-            values.iter().all(|values| values.fields().len() == 5 && values.fields()[4].is_none())
+            values.iter().all(|values| values.fields().len() == 6 && values.fields()[4].is_none())
         );
+        assert_eq!((&values[0].fields()[5], &values[1].fields()[5]), (&uuid(0), &uuid(1)));
     }
 
     #[test]

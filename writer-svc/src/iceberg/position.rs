@@ -11,7 +11,7 @@ use std::collections::HashMap;
 
 use chrono::{DateTime, SecondsFormat};
 use iceberg::spec::{Snapshot, SnapshotRef, TableMetadata};
-use proto::v1::CommitRecord;
+use proto::v1::{CommitRecord, CommitRequest};
 use serde::{Deserialize, Serialize};
 
 use crate::error::WriterError;
@@ -20,6 +20,8 @@ use crate::error::WriterError;
 const COMMIT_ID: &str = "tidewater.commit-id";
 /// Summary: [`CommitRecord::load_id`].
 const LOAD_ID: &str = "tidewater.load-id";
+/// Summary: [`CommitRecord::position`]; absent when it is empty.
+const REACHED: &str = "tidewater.position";
 /// Table property: [`Stored`] as JSON.
 const PROPERTY: &str = "tidewater.position";
 
@@ -55,6 +57,8 @@ struct Stored {
     files: u64,
     bytes: u64,
     committed_at: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    position: String,
 }
 
 /// Where a table stands.
@@ -100,17 +104,21 @@ pub fn loads(metadata: &TableMetadata) -> Vec<String> {
 }
 
 /// What a commit says of itself in its snapshot's summary.
-pub fn summary(commit_id: &str, load_id: &str) -> [(String, String); 2] {
-    [(COMMIT_ID.to_owned(), commit_id.to_owned()), (LOAD_ID.to_owned(), load_id.to_owned())]
+pub fn summary(request: &CommitRequest) -> impl Iterator<Item = (String, String)> {
+    let CommitRequest { commit_id, load_id, position, .. } = request;
+    let said = [(COMMIT_ID, commit_id), (LOAD_ID, load_id), (REACHED, position)];
+    let said = said.into_iter().filter(|(key, value)| *key != REACHED || !value.is_empty());
+    said.map(|(key, value)| (key.to_owned(), value.clone()))
 }
 
 /// What a commit says of itself in the table's properties.
 pub fn property(snapshot: &Snapshot) -> Result<HashMap<String, String>, WriterError> {
     let internal = |what: String| WriterError::Internal(format!("writing a position: {what}"));
-    let CommitRecord { commit_id, load_id, rows, files, bytes, committed_at } =
+    let CommitRecord { commit_id, load_id, rows, files, bytes, committed_at, position } =
         record(snapshot).ok_or_else(|| internal("the snapshot has none".into()))?;
     let snapshot_id = snapshot.snapshot_id();
-    let stored = Stored { snapshot_id, commit_id, load_id, rows, files, bytes, committed_at };
+    let stored =
+        Stored { snapshot_id, commit_id, load_id, rows, files, bytes, committed_at, position };
     let json = serde_json::to_string(&stored).map_err(|e| internal(e.to_string()))?;
     Ok([(PROPERTY.to_owned(), json)].into())
 }
@@ -136,6 +144,7 @@ pub fn record(snapshot: &Snapshot) -> Option<CommitRecord> {
         committed_at: committed_at
             .map(|at| at.to_rfc3339_opts(SecondsFormat::Micros, true))
             .unwrap_or_default(),
+        position: summary.get(REACHED).cloned().unwrap_or_default(),
     })
 }
 
@@ -152,6 +161,7 @@ impl Stored {
             files: self.files,
             bytes: self.bytes,
             committed_at: self.committed_at.clone(),
+            position: self.position.clone(),
         }
     }
 }

@@ -34,7 +34,7 @@ use super::lineage::{self, Lineage};
 use crate::error::WriterError;
 
 /// Key of Arrow's metadata of a field that names its extension type.
-const EXTENSION: &str = "ARROW:extension:name";
+pub(super) const EXTENSION: &str = "ARROW:extension:name";
 
 /// How the columns of a load stand in the table.
 #[derive(Debug)]
@@ -152,7 +152,7 @@ pub(super) fn with_fields(
 
 /// Whether Iceberg lets a field of one type become one of the other, and reads
 /// files of the first as the second.
-fn widens(from: &Type, to: &Type) -> bool {
+pub(super) fn widens(from: &Type, to: &Type) -> bool {
     use PrimitiveType::{Decimal, Double, Float, Int, Long};
     match (from, to) {
         (Type::Primitive(Int), Type::Primitive(Long)) => true,
@@ -259,7 +259,8 @@ fn type_name(kind: &Type) -> String {
     }
 }
 
-fn primitive(field: &Field) -> Option<PrimitiveType> {
+/// Iceberg's type of a column that is no list.
+pub(super) fn primitive(field: &Field) -> Option<PrimitiveType> {
     let is_uuid = field.metadata().get(EXTENSION).is_some_and(|name| name == "arrow.uuid");
     Some(match field.data_type() {
         DataType::Boolean => PrimitiveType::Boolean,

@@ -5,6 +5,10 @@
 //! <metadata>/staged-<load id>-<chunk>-<uuid>.avro       last: the chunk is whole
 //! ```
 //!
+//! Data files, or the files of equality deletes, which are alike but for their
+//! columns: those of a key. A later index of keys is fed here, where file and
+//! row of each are known.
+//!
 //! The manifest is one of Iceberg's, with every file's metrics and the schema
 //! that the files were written under, which notes its lineage; no snapshot ever
 //! refers to it, the commit makes its own of all chunks' files. Invariant: who removes staged
@@ -16,18 +20,23 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use arrow::datatypes::Schema as ArrowSchema;
 use iceberg::spec::{
-    DataFile, ManifestContentType, PartitionSpec, SchemaRef, Struct, TableMetadata,
+    DataContentType, DataFile, FormatVersion, ManifestContentType, PartitionSpec, SchemaRef,
+    Struct, TableMetadata,
 };
 use parquet::file::metadata::ParquetMetaData;
-use proto::v1::{StageRequest, StagedChunk};
+use proto::v1::stage_request::Kind;
+use proto::v1::{CommitRequest, StageRequest, StagedChunk};
 use uuid::Uuid;
 
 use super::lineage::Lineage;
 use super::manifest::{self, Common};
-use super::metrics::{self, NanCounts};
+use super::metrics::{self, Content, NanCounts};
 use super::partition::{self, Partitions};
+use super::positions::{Ascending, ByFile};
 use super::storage::Storage;
-use super::{IcebergTable, Paths, STAGED_PREFIX, schema, snapshot};
+use super::{
+    IcebergTable, Paths, STAGED_PREFIX, equality, positions, schema, snapshot,
+};
 use crate::error::WriterError;
 use crate::partition::Split;
 use crate::stage::{Sink, Stage};
@@ -43,6 +52,8 @@ struct IcebergStage {
     schema: SchemaRef,
     spec: PartitionSpec,
     partitions: Option<Arc<Partitions>>,
+    content: Content,
+    version: FormatVersion,
     load_id: String,
     chunk_id: u32,
     id: Uuid,
@@ -52,6 +63,8 @@ struct IcebergStage {
     /// Values of the open file's partition.
     partition: Struct,
     nan: NanCounts,
+    /// Of position deletes.
+    positions: Ascending,
     sealed: bool,
 }
 
@@ -65,25 +78,43 @@ pub fn begin(
     plain("load_id", &request.load_id)?;
     let mut loaded = table.load()?;
     let name = table.name.to_string();
+    let is_data = request.kind() == Kind::Data;
     let columns: Vec<_> = source.fields().iter().map(|field| field.name().as_str()).collect();
     let regex = &table.partition_regex;
-    let fields = partition::parse(regex, &columns)?;
+    let fields = if is_data { partition::parse(regex, &columns)? } else { Vec::new() };
     let plan = |metadata: Option<&TableMetadata>| {
-        let plan = schema::plan(&name, metadata, layout, &table.identifiers)?;
+        let plan = match request.kind() {
+            Kind::Data => schema::plan(&name, metadata, layout, &table.identifiers)?,
+            Kind::EqualityDeletes => equality::plan(&name, metadata, layout)?,
+            Kind::PositionDeletes => positions::plan(&name, metadata)?,
+        };
         let now = metadata.map(|metadata| metadata.default_partition_spec().as_ref());
-        let spec = partition::spec(regex, &fields, &plan.table, now)?;
+        let spec = match is_data {
+            true => partition::spec(regex, &fields, &plan.table, now)?,
+            false => equality::spec(),
+        };
         Ok::<_, WriterError>((plan, spec))
     };
-    if loaded.is_none() && table.catalog.places_tables() {
+    if is_data && loaded.is_none() && table.catalog.places_tables() {
         let (plan, spec) = plan(None)?;
-        let empty = snapshot::empty_table(&plan.table, &spec, &table.new_location)?;
+        let (location, version) = (&table.new_location, table.new_version);
+        let empty = snapshot::empty_table(&plan.table, &spec, location, version)?;
         table.catalog.create_empty(&table.name, &empty)?;
         loaded = table.load()?;
     }
     let metadata = loaded.as_ref().map(|loaded| &loaded.metadata);
     let (plan, spec) = plan(metadata)?;
+    let ids = plan.table.as_struct().fields().iter().map(|field| field.id);
+    let content = match request.kind() {
+        Kind::Data => Content::Data,
+        Kind::EqualityDeletes => Content::EqualityDeletes(ids.collect()),
+        Kind::PositionDeletes => Content::PositionDeletes(String::new()),
+    };
     let partitions = Partitions::new(&spec, &plan.table, &plan.arrow)?;
-    let split = partitions.clone().map(|partitions| Box::new(partitions) as Box<dyn Split>);
+    let split: Option<Box<dyn Split>> = match &content {
+        Content::PositionDeletes(_) => Some(Box::new(ByFile)),
+        _ => partitions.clone().map(|partitions| Box::new(partitions) as Box<dyn Split>),
+    };
     let stage = IcebergStage {
         storage: Arc::clone(&table.storage),
         paths: Paths::of(metadata, &table.new_location),
@@ -91,6 +122,8 @@ pub fn begin(
         schema: Arc::new(plan.lineage.noted(&plan.table)?),
         spec,
         partitions,
+        content,
+        version: metadata.map_or(table.new_version, |metadata| metadata.format_version()),
         load_id: request.load_id.clone(),
         chunk_id: request.chunk_id,
         id: Uuid::new_v4(),
@@ -98,6 +131,7 @@ pub fn begin(
         begun: Vec::new(),
         partition: Struct::empty(),
         nan: NanCounts::default(),
+        positions: Ascending::default(),
         sealed: false,
     };
     Ok(Staging { stage: Box::new(stage), schema: plan.arrow, split })
@@ -119,7 +153,12 @@ impl Stage for IcebergStage {
     }
 
     fn open(&mut self, partition: &str) -> Result<Box<dyn Sink>, WriterError> {
-        if let Some(partitions) = &self.partitions {
+        if let Content::PositionDeletes(path) = &mut self.content {
+            if *path != *partition {
+                self.positions = Ascending::default();
+            }
+            partition.clone_into(path);
+        } else if let Some(partitions) = &self.partitions {
             self.partition = partitions.values(partition)?;
         }
         let number = self.begun.len();
@@ -133,6 +172,9 @@ impl Stage for IcebergStage {
 
     fn wrote(&mut self, batch: &RecordBatch) {
         self.nan.add(batch);
+        if let Content::PositionDeletes(_) = self.content {
+            self.positions.add(batch);
+        }
     }
 
     fn close(&mut self, sink: &mut dyn Sink, footer: &ParquetMetaData) -> Result<(), WriterError> {
@@ -140,11 +182,21 @@ impl Stage for IcebergStage {
             .begun
             .last()
             .ok_or_else(|| WriterError::Internal("a file is closed that was not opened".into()))?;
+        if let Content::PositionDeletes(path) = &self.content {
+            self.positions.check(path)?;
+        }
         let bytes = sink.finish()?;
         let nan = std::mem::take(&mut self.nan);
         let partition = self.partition.clone();
-        let file =
-            metrics::data_file(location.clone(), bytes, footer, &self.schema, partition, &nan)?;
+        let file = metrics::data_file(
+            location.clone(),
+            bytes,
+            footer,
+            &self.schema,
+            &self.content,
+            partition,
+            &nan,
+        )?;
         self.files.push(file);
         Ok(())
     }
@@ -164,14 +216,17 @@ impl Stage for IcebergStage {
             rows: files.iter().map(DataFile::record_count).sum(),
             files: files.len() as u64,
             bytes: files.iter().map(DataFile::file_size_in_bytes).sum(),
+            kind: request.kind,
         };
         let common = Common {
             schema: Arc::clone(&self.schema),
             spec: self.spec.clone(),
-            content: ManifestContentType::Data,
+            content: content_of(request.kind()),
+            version: self.version,
         };
-        let encoded = manifest::added(&common, files)?;
-        self.storage.write(&chunk.manifest, &encoded.content)?;
+        let mut written = manifest::Writer::new(&common, None)?;
+        files.iter().try_for_each(|file| written.add(file))?;
+        self.storage.write(&chunk.manifest, &written.finish()?.content)?;
         self.sealed = true;
         Ok(chunk)
     }
@@ -191,15 +246,50 @@ impl Drop for IcebergStage {
     }
 }
 
-/// What the chunks of a commit hold.
+fn content_of(kind: Kind) -> ManifestContentType {
+    match kind {
+        Kind::Data => ManifestContentType::Data,
+        Kind::EqualityDeletes | Kind::PositionDeletes => ManifestContentType::Deletes,
+    }
+}
+
+/// What the chunks of a commit hold; one of both at least.
 #[derive(Debug)]
 pub struct Staged {
-    /// What their files have in common.
-    pub common: Common,
-    /// Where their columns come from.
+    /// Of the data chunks.
+    pub data: Option<Group>,
+    /// Of the chunks of equality deletes.
+    pub deletes: Option<Group>,
+    /// Of the chunks of position deletes.
+    pub positions: Option<Group>,
+    /// Where the columns of the data come from.
     pub lineage: Lineage,
-    /// All files, in the order of the chunks.
+    /// A chunk's manifest, for messages.
+    manifest: PathBuf,
+}
+
+/// Files that are alike.
+#[derive(Debug)]
+pub struct Group {
+    /// What they have in common.
+    pub common: Common,
+    /// In the order of the chunks.
     pub files: Vec<DataFile>,
+}
+
+impl Staged {
+    /// All files.
+    pub fn files(&self) -> impl Iterator<Item = &DataFile> {
+        self.data.iter().chain(&self.deletes).chain(&self.positions).flat_map(|group| &group.files)
+    }
+
+    /// Table and files do not go together any more.
+    pub fn outdated(&self, table: &IcebergTable, problem: &str) -> WriterError {
+        WriterError::StageGone {
+            manifest: self.manifest.clone(),
+            problem: format!("the table {} has changed since: {problem}", table.name),
+        }
+    }
 }
 
 /// Reads back what descriptors describe, and demands that it is the same, and
@@ -207,17 +297,19 @@ pub struct Staged {
 pub(super) fn read(
     storage: &dyn Storage,
     paths: &Paths,
-    load_id: &str,
-    chunks: &[StagedChunk],
+    request: &CommitRequest,
 ) -> Result<Staged, WriterError> {
+    let load_id = request.load_id.as_str();
     plain("load_id", load_id)?;
-    let mut common: Option<Common> = None;
-    let mut files = Vec::new();
-    for chunk in chunks {
-        let gone = |problem: &str| WriterError::StageGone {
-            manifest: chunk.manifest.clone().into(),
-            problem: problem.to_owned(),
-        };
+    let mut staged = Staged {
+        data: None,
+        deletes: None,
+        positions: None,
+        lineage: Lineage::default(),
+        manifest: PathBuf::new(),
+    };
+    for chunk in &request.staged {
+        staged.manifest = chunk.manifest.clone().into();
         let name = chunk.manifest.strip_prefix(&paths.metadata);
         let name = name.and_then(|name| name.strip_prefix('/'));
         if name.and_then(load_of) != Some(load_id) {
@@ -226,46 +318,93 @@ pub(super) fn read(
                 chunk.manifest, paths.metadata
             )));
         }
-        let content =
-            storage.read(&chunk.manifest)?.ok_or_else(|| gone("it is no longer there"))?;
-        let manifest = manifest::decode(&chunk.manifest, &content)?;
-        let of_chunk: Vec<_> =
-            manifest.entries().iter().map(|entry| entry.data_file().clone()).collect();
-        let sum = |of: fn(&DataFile) -> u64| of_chunk.iter().map(of).sum::<u64>();
-        let described = (chunk.rows, chunk.files, chunk.bytes);
-        let found =
-            (sum(DataFile::record_count), of_chunk.len() as u64, sum(DataFile::file_size_in_bytes));
-        if found != described {
-            return Err(gone("it is another chunk than was asked for"));
-        }
-        let directory = format!("{}/", paths.load(load_id));
-        if !of_chunk.iter().all(|file| file.file_path().starts_with(&directory)) {
-            return Err(gone("it names a file elsewhere"));
-        }
-        let schema = Arc::clone(manifest.metadata().schema());
-        match &common {
-            None => {
-                common = Some(Common {
-                    schema,
-                    spec: manifest.metadata().partition_spec().clone(),
-                    content: ManifestContentType::Data,
-                });
-            }
-            Some(first) if first.schema.as_struct() != schema.as_struct() => {
-                return Err(gone("the table's schema has changed while the load was staged"));
-            }
-            Some(first) if !first.spec.is_compatible_with(manifest.metadata().partition_spec()) => {
-                return Err(gone("partition_regex has changed while the load was staged"));
-            }
-            Some(_) => {}
-        }
-        files.extend(of_chunk);
+        let group = match chunk.kind() {
+            Kind::Data => &mut staged.data,
+            Kind::EqualityDeletes => &mut staged.deletes,
+            Kind::PositionDeletes => &mut staged.positions,
+        };
+        read_chunk(storage, &paths.load(load_id), chunk, group).map_err(|error| match error {
+            Unfit::Gone(problem) => WriterError::StageGone {
+                manifest: chunk.manifest.clone().into(),
+                problem: problem.to_owned(),
+            },
+            Unfit::Failed(error) => error,
+        })?;
     }
-    let mut common = common
-        .ok_or_else(|| WriterError::InvalidRequest("a commit needs a staged chunk".into()))?;
-    let (schema, lineage) = Lineage::of_noted(&common.schema)?;
-    common.schema = Arc::new(schema);
-    Ok(Staged { common, lineage, files })
+    if let Some(data) = &mut staged.data {
+        let (schema, lineage) = Lineage::of_noted(&data.common.schema)?;
+        data.common.schema = Arc::new(schema);
+        staged.lineage = lineage;
+    }
+    Ok(staged)
+}
+
+/// Why a chunk cannot be committed.
+enum Unfit {
+    Gone(&'static str),
+    Failed(WriterError),
+}
+
+impl From<WriterError> for Unfit {
+    fn from(error: WriterError) -> Self {
+        Unfit::Failed(error)
+    }
+}
+
+fn read_chunk(
+    storage: &dyn Storage,
+    directory: &str,
+    chunk: &StagedChunk,
+    group: &mut Option<Group>,
+) -> Result<(), Unfit> {
+    let content = storage.read(&chunk.manifest)?.ok_or(Unfit::Gone("it is no longer there"))?;
+    let mut entries = manifest::Entries::of(&chunk.manifest, &content)?;
+    let mut files = Vec::new();
+    for entry in entries.by_ref() {
+        files.push(entry?.data_file);
+    }
+    let sum = |of: fn(&DataFile) -> u64| files.iter().map(of).sum::<u64>();
+    let described = (chunk.rows, chunk.files, chunk.bytes);
+    let found =
+        (sum(DataFile::record_count), files.len() as u64, sum(DataFile::file_size_in_bytes));
+    let content = match chunk.kind() {
+        Kind::Data => DataContentType::Data,
+        Kind::EqualityDeletes => DataContentType::EqualityDeletes,
+        Kind::PositionDeletes => DataContentType::PositionDeletes,
+    };
+    let metadata = entries.metadata;
+    if found != described
+        || *metadata.content() != content_of(chunk.kind())
+        || !files.iter().all(|file| file.content_type() == content)
+    {
+        return Err(Unfit::Gone("it is another chunk than was asked for"));
+    }
+    let inside = |file: &DataFile| {
+        file.file_path().strip_prefix(directory).is_some_and(|name| name.starts_with('/'))
+    };
+    if !files.iter().all(inside) {
+        return Err(Unfit::Gone("it names a file elsewhere"));
+    }
+    let spec = metadata.partition_spec();
+    match group {
+        None => {
+            let common = Common {
+                schema: Arc::clone(metadata.schema()),
+                spec: spec.clone(),
+                content: *metadata.content(),
+                version: *metadata.format_version(),
+            };
+            *group = Some(Group { common, files });
+        }
+        Some(first) if first.common.schema.as_struct() != metadata.schema().as_struct() => {
+            return Err(Unfit::Gone("the table's schema has changed while the load was staged"));
+        }
+        Some(first) if !first.common.spec.is_compatible_with(spec) => {
+            return Err(Unfit::Gone("partition_regex has changed while the load was staged"));
+        }
+        Some(first) => first.files.extend(files),
+    }
+    Ok(())
 }
 
 /// The load that the name of a staged manifest tells.

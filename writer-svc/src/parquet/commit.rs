@@ -48,7 +48,11 @@ fn replace(
     grace: impl FnOnce(),
 ) -> Result<Committed, WriterError> {
     if request.mode() != Mode::Replace {
-        return Err(WriterError::InvalidRequest("a commit needs a known mode".into()));
+        return Err(WriterError::InvalidRequest(format!(
+            "Parquet tables are replaced whole ({}): they take no {}",
+            Mode::Replace.as_str_name(),
+            request.mode().as_str_name()
+        )));
     }
     storage::plain("commit_id", &request.commit_id)?;
     let load = paths.load(&request.load_id)?;
@@ -70,6 +74,7 @@ fn replace(
         files: files.0.len() as u64,
         bytes: files.total(|file| file.bytes),
         committed_at: Utc::now().to_rfc3339_opts(SecondsFormat::Micros, true),
+        position: request.position.clone(),
     };
     let next = paths.staging.join(format!("{COMMIT_PREFIX}{}", request.commit_id));
     if let Err(error) = build(&next, &files, &record) {

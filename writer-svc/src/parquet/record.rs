@@ -22,19 +22,22 @@ pub struct Stored {
     files: u64,
     bytes: u64,
     committed_at: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    position: String,
 }
 
 impl From<CommitRecord> for Stored {
     fn from(record: CommitRecord) -> Self {
-        let CommitRecord { commit_id, load_id, rows, files, bytes, committed_at } = record;
-        Stored { commit_id, load_id, rows, files, bytes, committed_at }
+        let CommitRecord { commit_id, load_id, rows, files, bytes, committed_at, position } =
+            record;
+        Stored { commit_id, load_id, rows, files, bytes, committed_at, position }
     }
 }
 
 impl From<Stored> for CommitRecord {
     fn from(stored: Stored) -> Self {
-        let Stored { commit_id, load_id, rows, files, bytes, committed_at } = stored;
-        CommitRecord { commit_id, load_id, rows, files, bytes, committed_at }
+        let Stored { commit_id, load_id, rows, files, bytes, committed_at, position } = stored;
+        CommitRecord { commit_id, load_id, rows, files, bytes, committed_at, position }
     }
 }
 

@@ -205,6 +205,7 @@ impl Manifest {
             rows: self.rows,
             files: self.files.len() as u64,
             bytes: self.files.iter().map(|file| file.bytes).sum(),
+            ..Default::default()
         })
     }
 

@@ -38,7 +38,11 @@ const ATTEMPTS: u32 = 10;
 /// Replaces the table's content by the staged chunks.
 pub fn commit(table: &BucketTable, request: &CommitRequest) -> Result<Committed, WriterError> {
     if request.mode() != Mode::Replace {
-        return Err(WriterError::InvalidRequest("a commit needs a known mode".into()));
+        return Err(WriterError::InvalidRequest(format!(
+            "Parquet tables are replaced whole ({}): they take no {}",
+            Mode::Replace.as_str_name(),
+            request.mode().as_str_name()
+        )));
     }
     plain("commit_id", &request.commit_id)?;
     let load = table.paths.load(&request.load_id)?;
@@ -125,6 +129,7 @@ impl Chunks {
             files: self.files.len() as u64,
             bytes: self.files.iter().map(|file| file.bytes).sum(),
             committed_at: Utc::now().to_rfc3339_opts(SecondsFormat::Micros, true),
+            position: request.position.clone(),
         }
     }
 

@@ -177,6 +177,7 @@ impl Manifest {
             rows: self.files.iter().map(|file| file.rows).sum(),
             files: self.files.len() as u64,
             bytes: self.files.iter().map(|file| file.bytes).sum(),
+            ..Default::default()
         }
     }
 

@@ -1,4 +1,4 @@
-//! The same by a catalog that puts changes of one base together where what
+//! Commits by a catalog that puts changes of one base together where what
 //! they demand still holds, as REST catalogs may.
 
 use super::*;

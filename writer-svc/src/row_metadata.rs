@@ -1,0 +1,74 @@
+//! What a stream says of each of its rows, in columns after those of the source:
+//! `_op_type`, `_cdc_timestamp`, `_cdc_lsn`.
+//!
+//! Known by their place and not only by their names, which a source's columns
+//! may have as well.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, RecordBatch};
+use arrow::datatypes::{DataType, Schema, SchemaRef};
+use proto::v1::StageRequest;
+use proto::v1::stage_request::Kind;
+
+use crate::error::WriterError;
+use crate::layout::utc_microseconds;
+use crate::naming::{CDC_LSN, CDC_TIMESTAMP, OP_TYPE};
+
+/// The three columns of a stream.
+#[derive(Debug)]
+pub struct RowMetadata {
+    source: SchemaRef,
+}
+
+impl RowMetadata {
+    /// `None`: the request says the same of all rows. `sent` is what the stream
+    /// has.
+    pub fn of(request: &StageRequest, sent: &Schema) -> Result<Option<Self>, WriterError> {
+        if !request.row_metadata {
+            return Ok(None);
+        }
+        let expected = [
+            (OP_TYPE, DataType::Utf8),
+            (CDC_TIMESTAMP, utc_microseconds()),
+            (CDC_LSN, DataType::Utf8),
+        ];
+        let source = sent.fields().len().checked_sub(expected.len());
+        let fits = |source: usize| {
+            let last = &sent.fields()[source..];
+            last.iter()
+                .zip(&expected)
+                .all(|(field, (name, kind))| field.name() == name && field.data_type() == kind)
+        };
+        let source = source.filter(|source| request.kind() == Kind::Data && fits(*source));
+        let Some(source) = source else {
+            return Err(WriterError::InvalidRequest(format!(
+                "with row_metadata, data ends with the columns {expected:?}"
+            )));
+        };
+        let source = Schema::new(sent.fields()[..source].to_vec());
+        Ok(Some(RowMetadata { source: Arc::new(source) }))
+    }
+
+    /// The columns of the source.
+    pub fn source(&self) -> SchemaRef {
+        Arc::clone(&self.source)
+    }
+
+    /// The source's columns of a batch, and the three.
+    pub fn split(
+        &self,
+        sent: &RecordBatch,
+    ) -> Result<(RecordBatch, Option<[ArrayRef; 3]>), WriterError> {
+        let source = self.source.fields().len();
+        let columns: Vec<_> = (0..source).collect();
+        let batch = sent
+            .project(&columns)
+            .map_err(WriterError::arrow("taking the source's columns of a batch"))?;
+        let said = [0, 1, 2].map(|at| Arc::clone(sent.column(source + at)));
+        if said[0].null_count() > 0 {
+            return Err(WriterError::BadData(format!("a row has no {OP_TYPE}")));
+        }
+        Ok((batch, Some(said)))
+    }
+}
