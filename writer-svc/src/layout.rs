@@ -129,7 +129,9 @@ impl Layout {
             let named = naming::destination_columns(&table.stream, columns)?;
             let fields = source.fields().iter().zip(named);
             let fields = fields.map(|(field, name)| field.as_ref().clone().with_name(name));
-            layout.schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+            let fields: Vec<_> = fields.collect();
+            let metadata = source.metadata().clone();
+            layout.schema = Arc::new(Schema::new_with_metadata(fields, metadata));
             layout.typed = (0..names.len()).collect();
         } else {
             layout.row_id = Some(RowId::new(&table.stream, source, key, key.len() > 1)?);

@@ -46,7 +46,8 @@ impl RowMetadata {
                 "with row_metadata, data ends with the columns {expected:?}"
             )));
         };
-        let source = Schema::new(sent.fields()[..source].to_vec());
+        let fields = sent.fields()[..source].to_vec();
+        let source = Schema::new_with_metadata(fields, sent.metadata().clone());
         Ok(Some(RowMetadata { source: Arc::new(source) }))
     }
 

@@ -9,8 +9,9 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, Schema as ArrowSchema};
 use iceberg::spec::{NestedField, PartitionSpec, Schema, TableMetadata, Type};
 use parquet::arrow::PARQUET_FIELD_ID_META_KEY;
+use proto::columns::{COLUMN, RELATION};
 
-use super::lineage::Lineage;
+use super::lineage::{self, Lineage};
 use super::schema::{self, Plan};
 use crate::error::WriterError;
 
@@ -28,11 +29,17 @@ pub fn plan(
     };
     let metadata = metadata.ok_or_else(|| refuse("it does not exist".into()))?;
     let current = metadata.current_schema();
-    let (mut fields, mut columns) = (Vec::new(), Vec::new());
+    let mut named = Vec::new();
     for column in layout.fields() {
+        named.push((column.name().as_str(), lineage::column_of(column)?));
+    }
+    let relation = layout.metadata().get(RELATION).map(String::as_str);
+    let found = lineage::fields_of(metadata, relation, &named);
+    let (mut fields, mut columns) = (Vec::new(), Vec::new());
+    for (column, id) in layout.fields().iter().zip(found) {
         let name = column.name();
-        let known = current
-            .field_by_name(name)
+        let known = id
+            .and_then(|id| current.field_by_id(id))
             .ok_or_else(|| refuse(format!("it has no column {name:?}")))?;
         let kind = schema::primitive(column).filter(|_| !is_float(column)).ok_or_else(|| {
             refuse(format!("its column {name:?} is {}, which can be no key", known.field_type))
@@ -47,7 +54,9 @@ pub fn plan(
         let nullable = column.is_nullable() && !known.required;
         fields.push(Arc::new(NestedField::new(known.id, name, kind, !nullable)));
         let mut attributes = column.metadata().clone();
-        attributes.retain(|key, value| key != schema::EXTENSION || value != "arrow.json");
+        attributes.retain(|key, value| {
+            key != COLUMN && (key != schema::EXTENSION || value != "arrow.json")
+        });
         attributes.insert(PARQUET_FIELD_ID_META_KEY.to_owned(), known.id.to_string());
         columns.push(column.as_ref().clone().with_nullable(nullable).with_metadata(attributes));
     }
