@@ -34,9 +34,7 @@ use super::metrics::{self, Content, NanCounts};
 use super::partition::{self, Partitions};
 use super::positions::{Ascending, ByFile};
 use super::storage::Storage;
-use super::{
-    IcebergTable, Paths, STAGED_PREFIX, equality, positions, schema, snapshot,
-};
+use super::{IcebergTable, Paths, STAGED_PREFIX, equality, positions, schema, snapshot};
 use crate::error::WriterError;
 use crate::partition::Split;
 use crate::stage::{Sink, Stage};

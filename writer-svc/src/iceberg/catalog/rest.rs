@@ -33,8 +33,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use iceberg::spec::{
-    MAIN_BRANCH, NestedField, PartitionSpec, PrimitiveType, Schema, SortOrder, TableMetadata, Type,
-    UnboundPartitionSpec,
+    FormatVersion, MAIN_BRANCH, NestedField, PartitionSpec, PrimitiveType, Schema, SortOrder,
+    TableMetadata, Type, UnboundPartitionSpec,
 };
 use iceberg::{TableRequirement, TableUpdate};
 use proto::v1::Iceberg;
@@ -428,7 +428,7 @@ fn sample(warehouse: Option<&str>, table: &TableName) -> Result<TableMetadata, W
         .build()
         .map_err(WriterError::iceberg("describing a table to try"))?;
     let spec = PartitionSpec::unpartition_spec();
-    snapshot::empty_table(&schema, &spec, &location.unwrap_or_default())
+    snapshot::empty_table(&schema, &spec, &location.unwrap_or_default(), FormatVersion::V2)
 }
 
 #[cfg(test)]
