@@ -152,7 +152,7 @@ impl Destination {
                         rest.scope.clear();
                         rest.signing = None;
                     }
-                    Some(Catalog::Glue(_)) | None => {}
+                    Some(Catalog::Glue(_) | Catalog::Hive(_)) | None => {}
                 }
             }
             Some(Kind::Parquet(parquet)) => {

@@ -10,6 +10,7 @@ mod deltas;
 mod foreign;
 mod forms;
 mod glue;
+mod hive;
 mod jdbc;
 mod meanwhile;
 mod partitions;
@@ -101,6 +102,8 @@ suite! {
     rest_on_s3: Rest, S3;
     glue_on_files: Glue, Local;
     glue_on_s3: Glue, S3;
+    hive_on_files: Hive, Local;
+    hive_on_s3: Hive, S3;
 }
 
 /// A user's directory whose destination is a warehouse.

@@ -11,7 +11,7 @@
 //! ```
 //!
 //! - [`pair`]: which catalogs and stores there are, and which go together
-//! - [`seaweed`], [`glue`]: the servers behind them; [`front`]: what SeaweedFS's
+//! - [`seaweed`], [`glue`], [`hive`]: the servers behind them; [`front`]: what SeaweedFS's
 //!   REST catalog does not do itself
 //! - [`warehouse`]: one catalog with one store, for our programs and for theirs
 //! - [`client`]: PyIceberg with that catalog
@@ -24,6 +24,7 @@ pub mod client;
 pub mod engine;
 pub mod front;
 pub mod glue;
+pub mod hive;
 pub mod pair;
 pub mod seaweed;
 pub mod spark;

@@ -28,6 +28,7 @@ nothing but the time it takes to start.
     roll_back snapshot            main is that snapshot; the schema stays
     drop                          the table with its files
     glue      action, arguments   a call of a Glue catalog's own, and its answer
+    hive      action, arguments   a call of a Hive metastore; {"is": type, …} is a struct
     uploads   location            what is being uploaded to that place of a bucket
     forbid    location            nobody may write there any more
     bucket    location            makes the bucket
@@ -372,6 +373,22 @@ def glue(catalog, request):
     print(json.dumps(answer, default=str), flush=True)
 
 
+def hive(catalog, request):
+    from hive_metastore import ttypes
+
+    def built(value):
+        if isinstance(value, list):
+            return [built(item) for item in value]
+        if isinstance(value, dict) and "is" in value:
+            kind = getattr(ttypes, value["is"])
+            return kind(**{key: built(item) for key, item in value.items() if key != "is"})
+        return value
+
+    with catalog._client as client:
+        answer = getattr(client, request["action"])(*built(request["arguments"]))
+    print(json.dumps(answer, default=vars), flush=True)
+
+
 def store(request):
     """A client of the S3 store, and bucket and prefix of the location."""
     properties = request["catalog"]
@@ -441,7 +458,7 @@ COMMANDS = {
     for command in (
         *(read, count, plan, describe, misplaced, tables, files, create, append, rewrite, drop),
         *(evolve, unset, roll_back, set_properties),
-        *(glue, uploads, forbid, bucket, objects, delete, mirror, rows),
+        *(glue, hive, uploads, forbid, bucket, objects, delete, mirror, rows),
     )
 }
 

@@ -9,7 +9,7 @@ use proto::v1::{Destination, Iceberg, JdbcCatalog, Parquet, destination};
 use serde_json::Value;
 
 use super::validate::{self, ICEBERG, PARQUET, Schema};
-use super::{ConfigError, ConfigFault, glue, read, rest, s3};
+use super::{ConfigError, ConfigFault, glue, hive, read, rest, s3};
 
 /// A validated destination.json.
 #[derive(Clone, Debug)]
@@ -53,12 +53,13 @@ impl DestinationFile {
         Err(ConfigError::Unsupported {
             problem: format!(
                 "the destination asks for {what}, but this version writes Parquet files to \
-                 local_path or s3_bucket, and Iceberg tables with a Glue, JDBC or REST catalog and a \
-                 warehouse at file:/// or s3:// only"
+                 local_path or s3_bucket, and Iceberg tables with a Glue, Hive, JDBC or REST catalog \
+                 and a warehouse at file:/// or s3:// only"
             ),
             remedy: "use \"type\": \"PARQUET\" with writer.local_path or writer.s3_bucket in \
                      destination.json, or \
-                     \"type\": \"ICEBERG\" with \"catalog_type\": \"glue\", \"jdbc\" and \
+                     \"type\": \"ICEBERG\" with \"catalog_type\": \"glue\", \"hive\" and \
+                     \"hive_uri\": \"thrift://…\", \"jdbc\" and \
                      \"jdbc_url\": \"jdbc:sqlite:…\" or \"jdbc:postgresql:…\", or \"rest\" and \
                      \"rest_catalog_url\", and with \
                      \"iceberg_s3_path\": \"file:///…\" or \"s3://…\""
@@ -199,6 +200,7 @@ fn iceberg(
         "jdbc" => Catalog::Jdbc(jdbc(writer)?),
         "glue" => Catalog::Glue(glue::catalog(writer)),
         kind if rest::KINDS.contains(&kind) => Catalog::Rest(rest::catalog(writer)?),
+        "hive" => Catalog::Hive(hive::catalog(writer)?),
         other => return Ok(Err(format!("Iceberg tables in a {other} catalog"))),
     };
     let (key, warehouse) = match text(writer, "iceberg_s3_path") {

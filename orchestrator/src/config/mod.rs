@@ -8,6 +8,7 @@
 pub mod decrypt;
 pub mod destination;
 mod glue;
+mod hive;
 pub mod read;
 mod rest;
 mod s3;

@@ -93,6 +93,8 @@ impl Python {
         let mut command = without_aws(Command::new(parts::iceberg_python()?));
         command.args(["-B", "-W", "ignore"]).arg(parts::package().join("readers/iceberg.py"));
         command.env("AWS_EC2_METADATA_DISABLED", "true").env("TZ", "UTC");
+        // Its Hive client's Thrift.
+        command.env("PYTHONPATH", parts::jvm()?.join("python"));
         // ClickHouse opens files below the working directory only.
         command.current_dir("/").stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().context("starting Python")?;

@@ -13,6 +13,8 @@ pub enum Catalog {
     Rest,
     /// moto's Glue, as strict as AWS.
     Glue,
+    /// A Hive metastore.
+    Hive,
 }
 
 /// Where a table's files lie.
@@ -36,7 +38,7 @@ pub struct Pair {
 impl Pair {
     /// Every pair there is. SeaweedFS's REST catalog keeps tables in its own
     /// buckets only.
-    pub const ALL: [Pair; 7] = [
+    pub const ALL: [Pair; 9] = [
         Pair::new(Catalog::Sqlite, Store::Local),
         Pair::new(Catalog::Sqlite, Store::S3),
         Pair::new(Catalog::Postgres, Store::Local),
@@ -44,6 +46,8 @@ impl Pair {
         Pair::new(Catalog::Rest, Store::S3),
         Pair::new(Catalog::Glue, Store::Local),
         Pair::new(Catalog::Glue, Store::S3),
+        Pair::new(Catalog::Hive, Store::Local),
+        Pair::new(Catalog::Hive, Store::S3),
     ];
 
     /// A pair.

@@ -10,6 +10,7 @@ use tempfile::TempDir;
 
 use super::client::{Client, redirected};
 use super::glue::{self, Glue};
+use super::hive::Hive;
 use super::pair::{Catalog, Pair, Store};
 use super::seaweed::{self, Seaweed};
 use super::table::Table;
@@ -40,6 +41,7 @@ enum Server {
     Postgres(Database),
     Rest(Arc<Seaweed>),
     Glue(Arc<Glue>),
+    Hive(Arc<Hive>),
 }
 
 impl Warehouse {
@@ -51,6 +53,7 @@ impl Warehouse {
             Catalog::Postgres => Server::Postgres(Database::new("iceberg")?),
             Catalog::Rest => Server::Rest(Seaweed::shared()?),
             Catalog::Glue => Server::Glue(Glue::shared()?),
+            Catalog::Hive => Server::Hive(Hive::shared()?),
         };
         let store = match pair.store {
             Store::Local => None,
@@ -86,6 +89,7 @@ impl Warehouse {
             Server::Postgres(database) => Some(format!("127.0.0.1:{}", database.server.port())),
             Server::Rest(seaweed) => Some(seaweed.rest().to_owned()),
             Server::Glue(glue) => Some(glue.address().to_owned()),
+            Server::Hive(hive) => Some(hive.address().to_owned()),
         }
     }
 
@@ -120,6 +124,9 @@ impl Warehouse {
                 "aws_region": REGION,
                 "aws_access_key": glue::KEY,
                 "aws_secret_key": glue::SECRET,
+            })),
+            Server::Hive(hive) => set(json!({
+                "catalog_type": "hive", "hive_uri": format!("thrift://{}", hive.address()),
             })),
         }
         if let Some(store) = &self.store {
@@ -208,6 +215,10 @@ impl Warehouse {
                 properties["glue.access-key-id"] = glue::KEY.into();
                 properties["glue.secret-access-key"] = glue::SECRET.into();
             }
+            Server::Hive(hive) => {
+                properties["type"] = "hive".into();
+                properties["uri"] = format!("thrift://{}", hive.address()).into();
+            }
         }
         if let Some(store) = &self.store {
             properties["s3.endpoint"] = format!("http://{}", store.s3()).into();
@@ -261,6 +272,11 @@ impl Warehouse {
     /// A call of a Glue catalog's own, by boto3's name of it.
     pub fn glue(&self, action: &str, arguments: Value) -> Result<Value> {
         self.client().ask("glue", json!({"action": action, "arguments": arguments}))
+    }
+
+    /// A call of a Hive metastore's own; `{"is": type, …}` is a struct.
+    pub fn hive(&self, action: &str, arguments: Value) -> Result<Value> {
+        self.client().ask("hive", json!({"action": action, "arguments": arguments}))
     }
 
     /// The names of a namespace's tables, in order; none when there is no such

@@ -102,23 +102,6 @@ impl GlueCatalog {
         let request = json!({"DatabaseName": table.namespace, "Name": table.name});
         self.client.call("DeleteTable", request, Repeat::Never).map(drop)
     }
-
-    /// Removes the new metadata file of a swap that is certain not to be made.
-    fn forget(&self, location: &str) {
-        if let Err(error) = self.storage.delete(location) {
-            tracing::warn!("{error}; {location} is left");
-        }
-    }
-
-    /// The same after a Conflict, unless the table is or was at that file: what
-    /// lies between us and Glue may have repeated the request.
-    fn forget_unless_made(&self, table: &TableName, location: &str) {
-        match self.load(table) {
-            Ok(Some(now)) if pointer::was_at(&now, location) => {}
-            Ok(_) => self.forget(location),
-            Err(error) => tracing::warn!("{error}; {location} is left"),
-        }
-    }
 }
 
 impl Catalog for GlueCatalog {
@@ -188,7 +171,8 @@ impl Catalog for GlueCatalog {
             },
             None => None,
         };
-        let location = pointer::write(self.storage.as_ref(), base, &next.metadata)?;
+        let storage = self.storage.as_ref();
+        let location = pointer::write(storage, base, &next.metadata)?;
         let input = table::input(table, described.as_ref(), &next.metadata, &location);
         let done = match &described {
             Some(described) => self.update(table, &described.version, &input),
@@ -200,11 +184,11 @@ impl Catalog for GlueCatalog {
         };
         match (refused.reason(), described.is_some()) {
             (Reason::Exists | Reason::Changed, _) | (Reason::NotFound, true) => {
-                self.forget_unless_made(table, &location);
+                pointer::forget_unless_made(self, storage, table, &location);
                 Ok(Swap::Conflict)
             }
             _ if refused.undone() => {
-                self.forget(&location);
+                pointer::forget(storage, &location);
                 Err(self.failed(&format!("committing to {table}"))(refused))
             }
             _ => Ok(Swap::Unknown(self.failed(&format!("committing to {table}"))(refused))),

@@ -10,10 +10,13 @@
 //! - [`sqlite`], [`postgres`]: the databases they may lie in; [`jdbc_url`]: the
 //!   way to the latter
 //! - [`glue`]: AWS Glue
+//! - [`hive`]: a Hive metastore
 //! - [`hive_type`]: what a column's type is called in a catalog of Hive's kind
 //! - [`rest`]: catalogs that keep the metadata themselves
 
 pub mod glue;
+#[cfg(feature = "hive")]
+pub mod hive;
 pub mod hive_type;
 pub mod jdbc_url;
 pub mod pointer;
@@ -187,6 +190,15 @@ pub fn open(
         Some(Configured::Glue(glue)) => {
             let settings = iceberg.s3.clone().unwrap_or_default();
             Box::new(glue::GlueCatalog::new(glue, &settings, of_catalog)?)
+        }
+        #[cfg(feature = "hive")]
+        Some(Configured::Hive(hive)) => Box::new(hive::HiveCatalog::new(hive, of_catalog)?),
+        #[cfg(not(feature = "hive"))]
+        Some(Configured::Hive(_)) => {
+            return Err(WriterError::invalid_table(
+                "this writer-svc was built without Hive metastores",
+                "use one that was built with the feature hive, as it is by default",
+            ));
         }
         Some(Configured::Rest(_)) | None => {
             return Err(WriterError::InvalidRequest("the destination names no catalog".into()));

@@ -6,7 +6,7 @@ use std::io::Read;
 use iceberg::spec::TableMetadata;
 use uuid::Uuid;
 
-use super::{Loaded, TableName};
+use super::{Catalog, Loaded, TableName};
 use crate::error::WriterError;
 use crate::iceberg::Paths;
 use crate::iceberg::storage::Storage;
@@ -57,9 +57,31 @@ pub fn write(
 }
 
 /// Whether a table's current or earlier metadata are those of a location.
-pub fn was_at(table: &Loaded, location: &str) -> bool {
+fn was_at(table: &Loaded, location: &str) -> bool {
     let log = table.metadata.metadata_log();
     table.location == location || log.iter().any(|earlier| earlier.metadata_file == location)
+}
+
+/// Removes the new metadata file of a swap that is certain not to be made.
+pub fn forget(storage: &dyn Storage, location: &str) {
+    if let Err(error) = storage.delete(location) {
+        tracing::warn!("{error}; {location} is left");
+    }
+}
+
+/// The same after a Conflict, unless the table is or was at that file: what lies
+/// between us and the catalog may have repeated the request.
+pub fn forget_unless_made(
+    catalog: &dyn Catalog,
+    storage: &dyn Storage,
+    table: &TableName,
+    location: &str,
+) {
+    match catalog.load(table) {
+        Ok(Some(now)) if was_at(&now, location) => {}
+        Ok(_) => forget(storage, location),
+        Err(error) => tracing::warn!("{error}; {location} is left"),
+    }
 }
 
 /// The version in a metadata file's name: `00007-<uuid>.metadata.json`, or

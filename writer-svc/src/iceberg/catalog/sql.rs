@@ -148,11 +148,7 @@ impl SqlCatalog {
     /// database, a row that did not change is certain: the new metadata file
     /// has no use any more.
     fn outcome(&self, done: Result<u64, Failure>, location: &str) -> Result<Swap, WriterError> {
-        let forget = || {
-            if let Err(error) = self.storage.delete(location) {
-                tracing::warn!("{error}; {location} is left");
-            }
-        };
+        let forget = || pointer::forget(self.storage.as_ref(), location);
         match done {
             Ok(0) => {
                 forget();
