@@ -11,6 +11,7 @@ mod foreign;
 mod forms;
 mod glue;
 mod hive;
+mod java;
 mod jdbc;
 mod meanwhile;
 mod partitions;

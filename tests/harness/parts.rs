@@ -36,7 +36,8 @@ pub fn weed() -> Result<PathBuf> {
     installed("iceberg/bin/weed", "the S3 store (SeaweedFS)")
 }
 
-/// What runs on Java, and the jars it runs: `spark`, `python`, `iceberg`, `hive`.
+/// What runs on Java, and the jars it runs: `spark`, `python`, `iceberg`, `jdbc`,
+/// `hive`.
 pub fn jvm() -> Result<PathBuf> {
     installed("jvm", "Spark and the Hive metastore")
 }

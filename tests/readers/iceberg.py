@@ -278,6 +278,9 @@ def stored(column):
 
 def tables(catalog, request):
     try:
+        if request["catalog"]["type"] == "hive":
+            # Whose listing does not tell.
+            catalog.load_namespace_properties(request["namespace"])
         found = catalog.list_tables(request["namespace"])
     except NoSuchNamespaceError:
         found = None
@@ -308,7 +311,10 @@ def create(catalog, request):
         for at, (source, transform) in enumerate(request["partition"])
     ]
     spec = PartitionSpec(*parts)
-    catalog.create_table(request["table"], schema, partition_spec=spec, properties=request["properties"])
+    # Hive has a place of its own for a database that names none.
+    place = "/".join([request["catalog"]["warehouse"], *request["table"].split(".")])
+    location = place if request["catalog"]["type"] == "hive" else None
+    catalog.create_table(request["table"], schema, location, spec, properties=request["properties"])
 
 
 def append(catalog, request):
@@ -362,7 +368,14 @@ def roll_back(catalog, request):
 
 
 def drop(catalog, request):
-    catalog.purge_table(request["table"])
+    try:
+        catalog.purge_table(request["table"])
+    except NotImplementedError:
+        # By Hive's catalog.
+        table = catalog.load_table(request["table"])
+        catalog.drop_table(request["table"])
+        scheme, host, path = table.io.parse_location(table.location())
+        table.io.fs_by_scheme(scheme, host).delete_dir(path)
 
 
 # --- the store ----------------------------------------------------------------

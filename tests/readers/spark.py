@@ -9,6 +9,8 @@ Answers at DIRECTORY/socket, one request a connection, until it is told to end
     metadata, properties              {} and then all rows of the table, as an
                                       Arrow stream; with `snapshot`, as it was then
     metadata, properties, conditions  {"counts": rows for each}
+    catalog, settings, statements     {} after these statements of SQL, in which
+                                      `catalog` is a catalog so set
 
 `metadata` is where a metadata file lies and `properties` are PyIceberg's, of
 which those of the store count.
@@ -38,7 +40,7 @@ SDK = ("hive/*-2.29.26.jar", "hive/eventstream-*.jar", "hive/reactive-streams-*.
 def session(directory):
     """Starts the JVM; all that it writes lies in the directory."""
     jvm = os.path.dirname(os.environ["SPARK_HOME"])
-    jars = [jar for pattern in ("iceberg/*.jar", *SDK) for jar in glob.glob(os.path.join(jvm, pattern))]
+    jars = [jar for pattern in ("iceberg/*.jar", "jdbc/*.jar", *SDK) for jar in glob.glob(os.path.join(jvm, pattern))]
     settings = {
         "spark.driver.extraClassPath": ":".join(jars),
         # What runs for some seconds has no use for the best code.
@@ -46,6 +48,7 @@ def session(directory):
         "spark.driver.memory": "768m",
         "spark.local.dir": directory,
         "spark.sql.catalogImplementation": "in-memory",
+        "spark.sql.extensions": "org.apache.iceberg.spark.extensions.IcebergSparkSessionExtensions",
         "spark.sql.session.timeZone": "UTC",
         "spark.sql.shuffle.partitions": "1",
         "spark.sql.warehouse.dir": os.path.join(directory, "warehouse"),
@@ -107,7 +110,20 @@ class Reader:
         types = self.jvm.org.apache.iceberg.types.Types
         return getattr(types.NestedField, "from")(column).ofType(types.LongType.get()).build()
 
+    def run(self, catalog, settings, statements):
+        """In a session of its own: a catalog is never forgotten."""
+        session, name = self.spark.newSession(), "spark.sql.catalog." + catalog
+        session.conf.set(name, "org.apache.iceberg.spark.SparkCatalog")
+        for key, value in settings.items():
+            session.conf.set(f"{name}.{key}", value)
+        for statement in statements:
+            session.sql(statement).collect()
+
     def answer(self, request, stream):
+        if "statements" in request:
+            self.run(request["catalog"], request["settings"], request["statements"])
+            stream.write(line({}))
+            return
         found = self.table(request["metadata"], request["properties"], request.get("snapshot"))
         if "conditions" in request:
             counts = [found.where(condition).count() for condition in request["conditions"]]

@@ -1,11 +1,14 @@
 //! Spark, which takes seconds to start: one for all tests of a process
 //! (`readers/spark.py`).
 
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::client::without_aws;
@@ -57,6 +60,21 @@ impl Spark {
             return Err(error.context(std::fs::read_to_string(&log).unwrap_or_default()));
         }
         Ok(spark)
+    }
+
+    /// Runs statements of SQL in which `catalog` is a catalog of Iceberg's with
+    /// these settings.
+    pub fn run(&self, catalog: &str, settings: &Value, statements: &[String]) -> Result<()> {
+        let mut stream = UnixStream::connect(&self.socket).context("connecting to Spark")?;
+        let request = json!({"catalog": catalog, "settings": settings, "statements": statements});
+        writeln!(stream, "{request}")?;
+        let mut answer = String::new();
+        BufReader::new(stream).read_line(&mut answer)?;
+        let answer: Value = serde_json::from_str(&answer).context("Spark's answer")?;
+        match answer["failed"].as_str() {
+            Some(why) => bail!("Spark: {}", why.trim_end()),
+            None => Ok(()),
+        }
     }
 
     /// Where it answers.

@@ -13,6 +13,7 @@ use super::glue::{self, Glue};
 use super::hive::Hive;
 use super::pair::{Catalog, Pair, Store};
 use super::seaweed::{self, Seaweed};
+use super::spark::Spark;
 use super::table::Table;
 use crate::postgres::{Database, PASSWORD, USER};
 use crate::proxy::Proxy;
@@ -272,6 +273,34 @@ impl Warehouse {
     /// A call of a Glue catalog's own, by boto3's name of it.
     pub fn glue(&self, action: &str, arguments: Value) -> Result<Value> {
         self.client().ask("glue", json!({"action": action, "arguments": arguments}))
+    }
+
+    /// Statements of SQL that Spark runs, in which this catalog is [`CATALOG_NAME`].
+    pub fn spark(&self, statements: &[String]) -> Result<()> {
+        let mut settings = match &self.catalog {
+            Server::Hive(hive) => {
+                json!({"type": "hive", "uri": format!("thrift://{}", hive.address())})
+            }
+            Server::Postgres(database) => json!({
+                "catalog-impl": "org.apache.iceberg.jdbc.JdbcCatalog",
+                "uri":
+                    format!("jdbc:postgresql://127.0.0.1:{}/{}", database.server.port(), database.name),
+                "jdbc.user": USER,
+                "jdbc.password": PASSWORD,
+                "jdbc.schema-version": "V1",
+            }),
+            other => bail!("how Spark is to use {other:?} is not known"),
+        };
+        settings["warehouse"] = self.location().into();
+        if let Some(store) = &self.store {
+            settings["io-impl"] = "org.apache.iceberg.aws.s3.S3FileIO".into();
+            settings["s3.endpoint"] = format!("http://{}", store.s3()).into();
+            settings["s3.path-style-access"] = "true".into();
+            settings["s3.access-key-id"] = seaweed::KEY.into();
+            settings["s3.secret-access-key"] = seaweed::SECRET.into();
+            settings["client.region"] = REGION.into();
+        }
+        Spark::shared()?.run(CATALOG_NAME, &settings, statements)
     }
 
     /// A call of a Hive metastore's own; `{"is": type, …}` is a struct.

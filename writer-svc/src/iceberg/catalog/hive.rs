@@ -42,10 +42,15 @@ const GET_NAMES: Function = Function("get_tables", &[Meta]);
 const GET_TABLES: Function = Function("get_table_objects_by_name", &[Meta, Invalid, NoSuchObject]);
 const CREATE_TABLE: Function = Function("create_table", &[Exists, Invalid, Meta, NoSuchObject]);
 const ALTER_TABLE: Function = Function("alter_table_with_environment_context", &[Invalid, Meta]);
+const SET: Function = Function("setMetaConf", &[Meta]);
 const DROP_TABLE: Function = Function("drop_table", &[NoSuchObject, Meta]);
 const GET_DATABASE: Function = Function("get_database", &[NoSuchObject, Meta]);
 const CREATE_DATABASE: Function = Function("create_database", &[Exists, Invalid, Meta]);
 const DROP_DATABASE: Function = Function("drop_database", &[NoSuchObject, Invalid, Meta]);
+
+/// Of a connection. Columns are Iceberg's affair: one of another type, or at another
+/// place, says nothing of how files are read.
+const STRICT_COLUMNS: &str = "hive.metastore.disallow.incompatible.col.type.changes";
 
 /// Tables of an answer.
 const PAGE: usize = 100;
@@ -131,11 +136,11 @@ impl HiveCatalog {
         connection.call(DROP_TABLE, arguments).map(drop)
     }
 
-    fn lock<'a>(
-        &'a self,
+    fn lock(
+        &self,
         connection: &mut Connection,
         table: &TableName,
-    ) -> Result<Lock<'a>, WriterError> {
+    ) -> Result<Lock<'_>, WriterError> {
         let doing = format!("taking the lock of {table}");
         match Lock::take(&self.address, connection, table) {
             Ok(lock) => Ok(lock),
@@ -168,6 +173,13 @@ impl HiveCatalog {
             _ => return Ok(Made::Conflict),
         };
         let altered = table::described(table, Some(&now), &next.metadata, location);
+        let any_columns = [(1, Value::text(STRICT_COLUMNS)), (2, Value::text("false"))];
+        match connection.call(SET, any_columns) {
+            Ok(_) => {}
+            // It knows no such setting, or keeps it to itself.
+            Err(Refused::Thrown(..)) => {}
+            Err(refused) => return Err(self.failed(&format!("committing to {table}"))(refused)),
+        }
         if !lock.is_held() {
             return Ok(Made::Conflict);
         }
