@@ -105,6 +105,8 @@ suite! {
     glue_on_s3: Glue, S3;
     hive_on_files: Hive, Local;
     hive_on_s3: Hive, S3;
+    java_rest_on_files: JavaRest, Local;
+    java_rest_on_s3: JavaRest, S3;
 }
 
 /// A user's directory whose destination is a warehouse.

@@ -11,8 +11,8 @@
 //! ```
 //!
 //! - [`pair`]: which catalogs and stores there are, and which go together
-//! - [`seaweed`], [`glue`], [`hive`]: the servers behind them; [`front`]: what SeaweedFS's
-//!   REST catalog does not do itself
+//! - [`seaweed`], [`glue`], [`hive`], [`java_rest`]: the servers behind them; [`front`]:
+//!   what SeaweedFS's REST catalog does not do itself
 //! - [`warehouse`]: one catalog with one store, for our programs and for theirs
 //! - [`client`]: PyIceberg with that catalog
 //! - [`engine`]: who reads, and what each cannot tell; [`spark`]: one that takes
@@ -25,6 +25,7 @@ pub mod engine;
 pub mod front;
 pub mod glue;
 pub mod hive;
+pub mod java_rest;
 pub mod pair;
 pub mod seaweed;
 pub mod spark;

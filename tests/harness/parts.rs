@@ -39,6 +39,10 @@ pub fn weed() -> Result<PathBuf> {
 /// What runs on Java, and the jars it runs: `spark`, `python`, `iceberg`, `jdbc`,
 /// `hive`.
 pub fn jvm() -> Result<PathBuf> {
+    let places = std::env::var_os("PATH").unwrap_or_default();
+    if !std::env::split_paths(&places).any(|place| place.join("java").exists()) {
+        bail!("Java: there is no java in PATH; install it with: ./build.sh test");
+    }
     installed("jvm", "Spark and the Hive metastore")
 }
 

@@ -167,6 +167,8 @@ for_every_pair! {
     every_type_through_glue_on_s3: Glue, S3;
     every_type_through_hive_on_files: Hive, Local;
     every_type_through_hive_on_s3: Hive, S3;
+    every_type_through_java_rest_on_files: JavaRest, Local;
+    every_type_through_java_rest_on_s3: JavaRest, S3;
 }
 
 /// A table of one column with the rows "1" to "3".

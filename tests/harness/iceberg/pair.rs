@@ -15,6 +15,8 @@ pub enum Catalog {
     Glue,
     /// A Hive metastore.
     Hive,
+    /// Iceberg's own REST catalog, in Java, with no authentication.
+    JavaRest,
 }
 
 /// Where a table's files lie.
@@ -38,7 +40,7 @@ pub struct Pair {
 impl Pair {
     /// Every pair there is. SeaweedFS's REST catalog keeps tables in its own
     /// buckets only.
-    pub const ALL: [Pair; 9] = [
+    pub const ALL: [Pair; 11] = [
         Pair::new(Catalog::Sqlite, Store::Local),
         Pair::new(Catalog::Sqlite, Store::S3),
         Pair::new(Catalog::Postgres, Store::Local),
@@ -48,6 +50,8 @@ impl Pair {
         Pair::new(Catalog::Glue, Store::S3),
         Pair::new(Catalog::Hive, Store::Local),
         Pair::new(Catalog::Hive, Store::S3),
+        Pair::new(Catalog::JavaRest, Store::Local),
+        Pair::new(Catalog::JavaRest, Store::S3),
     ];
 
     /// A pair.

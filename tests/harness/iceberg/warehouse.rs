@@ -11,6 +11,7 @@ use tempfile::TempDir;
 use super::client::{Client, redirected};
 use super::glue::{self, Glue};
 use super::hive::Hive;
+use super::java_rest::JavaRest;
 use super::pair::{Catalog, Pair, Store};
 use super::seaweed::{self, Seaweed};
 use super::spark::Spark;
@@ -43,6 +44,7 @@ enum Server {
     Rest(Arc<Seaweed>),
     Glue(Arc<Glue>),
     Hive(Arc<Hive>),
+    JavaRest(Arc<JavaRest>),
 }
 
 impl Warehouse {
@@ -55,6 +57,7 @@ impl Warehouse {
             Catalog::Rest => Server::Rest(Seaweed::shared()?),
             Catalog::Glue => Server::Glue(Glue::shared()?),
             Catalog::Hive => Server::Hive(Hive::shared()?),
+            Catalog::JavaRest => Server::JavaRest(JavaRest::shared(pair.store)?),
         };
         let store = match pair.store {
             Store::Local => None,
@@ -77,6 +80,7 @@ impl Warehouse {
     pub fn location(&self) -> String {
         let name = self.directory.path().file_name().unwrap_or_default().to_string_lossy();
         match (&self.catalog, self.pair.store) {
+            (Server::JavaRest(rest), _) => rest.warehouse().to_owned(),
             (Server::Rest(_), _) => format!("s3://{}", seaweed::TABLE_BUCKET),
             (_, Store::S3) => format!("s3://{}/{name}", seaweed::BUCKET),
             (_, Store::Local) => format!("file://{}/files", self.directory.path().display()),
@@ -91,6 +95,7 @@ impl Warehouse {
             Server::Rest(seaweed) => Some(seaweed.rest().to_owned()),
             Server::Glue(glue) => Some(glue.address().to_owned()),
             Server::Hive(hive) => Some(hive.address().to_owned()),
+            Server::JavaRest(rest) => Some(rest.address().to_owned()),
         }
     }
 
@@ -128,6 +133,9 @@ impl Warehouse {
             })),
             Server::Hive(hive) => set(json!({
                 "catalog_type": "hive", "hive_uri": format!("thrift://{}", hive.address()),
+            })),
+            Server::JavaRest(rest) => set(json!({
+                "catalog_type": "rest", "rest_catalog_url": format!("http://{}", rest.address()),
             })),
         }
         if let Some(store) = &self.store {
@@ -219,6 +227,10 @@ impl Warehouse {
             Server::Hive(hive) => {
                 properties["type"] = "hive".into();
                 properties["uri"] = format!("thrift://{}", hive.address()).into();
+            }
+            Server::JavaRest(rest) => {
+                properties["type"] = "rest".into();
+                properties["uri"] = format!("http://{}", rest.address()).into();
             }
         }
         if let Some(store) = &self.store {
