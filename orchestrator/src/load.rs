@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::state::keeper::StateKeeper;
 use crate::state::{Bounds, LiveLoad, SavedLoad};
+use crate::sync::capture::Capture;
 use crate::sync::resume::{self, Action};
 use crate::sync::{Context, Stop, TableRun};
 
@@ -81,11 +82,13 @@ async fn request(
     wanted: &[usize],
     resume_load_id: String,
 ) -> Result<OpenLoad, Stop> {
+    let handed_off = wanted.iter().any(|&at| tables[at].is_captured());
+    let slot = context.update_method.filter(|_| handed_off);
     let request = OpenLoadRequest {
         config: Some(context.source_config.clone()),
         streams: wanted.iter().map(|&at| tables[at].stream.load.clone()).collect(),
         resume_load_id,
-        ..Default::default()
+        slot: slot.map(|method| method.replication_slot.clone()).unwrap_or_default(),
     };
     let mut source = context.source.clone();
     let answer = context.cancellable(source.open_load(request)).await?;
@@ -127,7 +130,16 @@ fn checked(
 
 /// Puts the load into the state: what it stages is kept from now on. What a
 /// table has staged under this load already stays.
-pub fn remember(load: &OpenLoad, tables: &[TableRun], keeper: &mut StateKeeper) {
+pub fn remember(
+    load: &OpenLoad,
+    tables: &[TableRun],
+    capture: Option<&Capture>,
+    keeper: &mut StateKeeper,
+) -> Result<(), Fault> {
+    let consistent_point = load.live.consistent_point.parse().map_err(|error| {
+        Fault::new(ErrorCode::Internal, format!("source-svc says where a load is: {error}"))
+    })?;
+    let handed_off = capture.map(|capture| capture.at(consistent_point));
     let state = keeper.change();
     state.set_consistent_point(&load.live.consistent_point);
     if let Some(run) = &mut state.run {
@@ -141,14 +153,28 @@ pub fn remember(load: &OpenLoad, tables: &[TableRun], keeper: &mut StateKeeper) 
             .filter(|saved| saved.id == load.live.id && resume::is_of(saved, &table.settings))
             .unwrap_or_else(|| SavedLoad {
                 id: load.live.id.clone(),
-                commit_id: table.settings.commit_id.clone(),
+                commit_id: commit_id(table, &load.live.id),
+                position: handed_off
+                    .clone()
+                    .filter(|_| table.is_captured())
+                    .map(|position| position.with_shape(&plan.shape)),
                 settings_hash: table.settings.hash.clone(),
                 chunk_count: plan.chunks.len() as u32,
                 ..Default::default()
             });
         let missing = missing(plan, &saved).map(bounds).collect();
-        state.begin_load(&stream.namespace, &stream.name, saved);
+        state.begin_load(&stream.namespace, &stream.name, stream.sync_mode, saved);
         state.stream_mut(&stream.namespace, &stream.name).state.chunks = Some(missing);
+    }
+    Ok(())
+}
+
+/// The commit that a table's chunks are for. One that is followed may be loaded
+/// several times in a run.
+fn commit_id(table: &TableRun, load_id: &str) -> String {
+    match table.is_captured() {
+        true => format!("{}.{load_id}", table.settings.commit_id),
+        false => table.settings.commit_id.clone(),
     }
 }
 

@@ -83,6 +83,14 @@ impl Progress {
         inner.show(table);
     }
 
+    /// More changes have been read, of whichever tables.
+    pub fn streamed(&self, rows: u64, bytes: u64) {
+        let mut inner = self.inner();
+        inner.counters.rows += rows;
+        inner.counters.bytes += bytes;
+        inner.draw();
+    }
+
     /// A chunk is staged.
     pub fn chunk_staged(&self, table: usize, chunk: u32) {
         let mut inner = self.inner();

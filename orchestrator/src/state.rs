@@ -7,14 +7,21 @@
 //!
 //! ```text
 //! {"type": "GLOBAL",
-//!  "global": {"state": {"lsn": "0/198C935"}, "streams": []},
+//!  "global": {"state": {"lsn": "0/198C935",
+//!                       "slot", "system_identifier", "timeline"},               ours
+//!             "streams": ["public.t"]},
 //!  "streams": [{"stream": "t", "namespace": "public", "sync_mode": "full_refresh",
 //!               "state": {"chunks": [{"min": "'(0,0)'", "max": "'(512,0)'"}],   still to load
-//!                         "load": {"id", "commit_id", "settings_hash", "chunk_count",
-//!                                  "staged": […], "unrepresentable": {…}}}}],   ours
+//!                         "load": {"id", "commit_id", "settings_hash", "chunk_count", "position",
+//!                                  "staged": […], "unrepresentable": {…}},      ours
+//!                         "position"}}],                                        ours
 //!  "run": {"id", "status": "running" | "finished", "started_at",
 //!          "load": {"id", "snapshot", "consistent_point", "streams": […]}}}     ours
 //! ```
+//!
+//! `global` certifies: every stream in `global.streams` holds everything that
+//! change capture has to tell of it up to `global.state.lsn`. The slot is moved
+//! there only after that is saved.
 //!
 //! Keys that nobody here knows survive a rewrite.
 
@@ -24,6 +31,9 @@ use chrono::{DateTime, Utc};
 use proto::v1::StagedChunk;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
+
+use crate::streams::SyncMode;
+use crate::sync::position::{Origin, Position};
 
 pub mod file;
 pub mod keeper;
@@ -74,6 +84,9 @@ pub struct GlobalState {
     /// "0/198C935".
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lsn: Option<String>,
+    /// Whose position it is; absent: of a full refresh, or not ours.
+    #[serde(flatten, default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
     #[serde(flatten)]
     rest: Map<String, Value>,
 }
@@ -101,6 +114,9 @@ pub struct StreamState {
     /// What is staged and not yet committed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub load: Option<SavedLoad>,
+    /// What change capture has last brought the table to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub position: Option<Position>,
     /// Cursor values of incremental syncs among them.
     #[serde(flatten)]
     rest: Map<String, Value>,
@@ -125,6 +141,9 @@ pub struct SavedLoad {
     pub settings_hash: String,
     /// Chunks of the stream in this load, staged or not.
     pub chunk_count: u32,
+    /// Where change capture goes on after it; absent: it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub position: Option<Position>,
     pub staged: Vec<SavedChunk>,
     /// Values stored as null so far, by column.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -227,21 +246,62 @@ impl State {
         &mut self.streams[at]
     }
 
-    /// A full refresh takes the stream over: nothing that change capture or a
-    /// cursor knew about it holds any more.
-    pub fn begin_load(&mut self, namespace: &str, name: &str, load: SavedLoad) {
+    /// A load takes the stream over: nothing that change capture or a cursor
+    /// knew about it holds any more.
+    pub fn begin_load(&mut self, namespace: &str, name: &str, mode: SyncMode, load: SavedLoad) {
         self.unfollow(namespace, name);
         let entry = self.stream_mut(namespace, name);
-        entry.sync_mode = "full_refresh".to_owned();
+        entry.sync_mode = mode.as_str().to_owned();
         entry.state = StreamState { load: Some(load), ..Default::default() };
     }
 
-    /// The stream's content is committed.
+    /// The stream's content is committed, by a full refresh.
     pub fn finish_load(&mut self, namespace: &str, name: &str) {
         self.unfollow(namespace, name);
         let entry = self.stream_mut(namespace, name);
-        entry.sync_mode = "full_refresh".to_owned();
+        entry.sync_mode = SyncMode::FullRefresh.as_str().to_owned();
         entry.state = StreamState { chunks: Some(Vec::new()), ..Default::default() };
+    }
+
+    /// Change capture has brought the stream's table to `position`, by a load
+    /// or by changes, and follows it from there.
+    pub fn reach(&mut self, namespace: &str, name: &str, position: &Position) {
+        let entry = self.stream_mut(namespace, name);
+        entry.sync_mode = SyncMode::Cdc.as_str().to_owned();
+        entry.state = StreamState {
+            chunks: Some(Vec::new()),
+            position: Some(position.clone()),
+            ..Default::default()
+        };
+        let id = format!("{namespace}.{name}");
+        let streams = &mut self.global.get_or_insert_default().streams;
+        if !streams.contains(&id) {
+            streams.push(id);
+        }
+    }
+
+    /// Every stream that is followed has everything up to `position`.
+    pub fn certify(&mut self, position: &Position) {
+        let state = &mut self.global.get_or_insert_default().state;
+        state.lsn = Some(position.lsn.to_string());
+        state.origin = Some(position.origin.clone());
+    }
+
+    /// Only `streams` ("schema.table") are followed from now on, and have
+    /// everything up to `position`.
+    pub fn follow(&mut self, position: &Position, streams: Vec<String>) {
+        self.certify(position);
+        self.global.get_or_insert_default().streams = streams;
+    }
+
+    /// Up to where the stream is known to have everything.
+    pub fn certified(&self, namespace: &str, name: &str) -> Option<Position> {
+        let global = self.global.as_ref()?;
+        if !global.streams.contains(&format!("{namespace}.{name}")) {
+            return None;
+        }
+        let lsn = global.state.lsn.as_ref()?.parse().ok()?;
+        Some(Position { lsn, origin: global.state.origin.clone()?, shape: String::new() })
     }
 
     /// Forgets the stream; whether it was known.
@@ -255,12 +315,13 @@ impl State {
     /// streams that a full refresh does not touch.
     pub fn set_consistent_point(&mut self, lsn: &str) {
         let global = self.global.get_or_insert_default();
-        if global.streams.is_empty() {
+        if global.streams.is_empty() && global.state.origin.is_none() {
             global.state.lsn = Some(lsn.to_owned());
         }
     }
 
-    fn unfollow(&mut self, namespace: &str, name: &str) -> bool {
+    /// The stream cannot be followed any further; whether it was.
+    pub fn unfollow(&mut self, namespace: &str, name: &str) -> bool {
         let Some(global) = &mut self.global else { return false };
         let before = global.streams.len();
         let id = format!("{namespace}.{name}");
@@ -405,7 +466,7 @@ mod tests {
     #[test]
     fn a_run_and_its_staged_chunks_read_back_as_they_were() {
         let mut state = State::parse(GLOBAL).unwrap();
-        state.begin_load("public", "t", saved());
+        state.begin_load("public", "t", SyncMode::FullRefresh, saved());
         state.run = Some(Run {
             id: "0191".into(),
             status: RunStatus::Running,

@@ -11,6 +11,7 @@ use serde_json::json;
 
 use crate::output;
 use crate::progress::human;
+use crate::sync::capture::HeldWal;
 use crate::sync::resume::Action;
 use crate::sync::{TableRun, Unrepresentable};
 
@@ -25,6 +26,8 @@ pub enum How {
     Resumed,
     /// An interrupted sync of this run had committed it.
     CommittedBefore,
+    /// Only changes were added to what it held.
+    Followed,
 }
 
 /// What a table is.
@@ -67,6 +70,13 @@ pub struct Outcome {
     /// Values stored as null because the destination's type cannot hold them,
     /// by column.
     pub unrepresentable: Unrepresentable,
+    /// Changes that were committed, as rows and as keys to delete; none: it is
+    /// not followed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub changes: Option<u64>,
+    /// Where in the log its content is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lsn: Option<String>,
 }
 
 impl Outcome {
@@ -81,6 +91,7 @@ impl Outcome {
             Action::ReadAll => How::Loaded,
             Action::ReadMissing | Action::CommitStaged => How::Resumed,
             Action::Done => How::CommittedBefore,
+            Action::Follow => How::Followed,
         };
         let record = answer.record.clone().unwrap_or_default();
         Outcome {
@@ -96,6 +107,29 @@ impl Outcome {
         Self::of(table, record, How::CommittedBefore)
     }
 
+    /// Of a table to which changes were added, if there were any.
+    pub fn followed(table: &TableRun) -> Self {
+        let nothing = CommitRecord::default();
+        Self::of(table, &nothing, How::Followed).with_changes(table)
+    }
+
+    /// The same with what change capture has added since.
+    pub fn with_changes(mut self, table: &TableRun) -> Self {
+        self.changes = Some(table.changes);
+        self.lsn = table.position.as_ref().map(|position| position.lsn.to_string());
+        for (column, values) in &table.unrepresentable {
+            *self.unrepresentable.entry(column.clone()).or_default() += values;
+        }
+        self
+    }
+
+    /// The line about its changes, if it is followed.
+    pub fn changes_line(&self) -> Option<String> {
+        let changes = self.changes.filter(|changes| *changes > 0 || self.how == How::Followed)?;
+        let plural = if changes == 1 { "" } else { "s" };
+        Some(format!("{}: {} change{plural}", self.stream, human::count(changes)))
+    }
+
     fn of(table: &TableRun, record: &CommitRecord, how: How) -> Self {
         Outcome {
             stream: table.id.clone(),
@@ -108,6 +142,8 @@ impl Outcome {
             location: table.location.clone(),
             partitioned: !table.stream.table.partition_regex.is_empty(),
             unrepresentable: Unrepresentable::new(),
+            changes: None,
+            lsn: None,
         }
     }
 
@@ -122,6 +158,7 @@ impl Outcome {
         );
         match self.how {
             How::CommittedBefore => format!("{}: was committed before ({what})", self.stream),
+            How::Followed => self.changes_line().unwrap_or_default(),
             How::Resumed | How::Loaded => {
                 format!("{}: committed {what} ({})", self.stream, human::seconds(self.seconds))
             }
@@ -157,6 +194,8 @@ pub struct Summary {
     pub outcomes: Vec<Outcome>,
     /// From start to end.
     pub seconds: f64,
+    /// WAL that was held back for change capture when the sync began.
+    pub held: Option<HeldWal>,
 }
 
 impl Summary {
@@ -176,7 +215,8 @@ impl Summary {
             output::human(warning);
         }
         output::human(format_args!("\n{}", self.total()));
-        if let Some(first) = self.outcomes.iter().find(|outcome| outcome.rows > 0) {
+        let any = |outcome: &&Outcome| outcome.rows > 0 || outcome.how == How::Followed;
+        if let Some(first) = self.outcomes.iter().find(any) {
             output::human(format_args!("\nQuery {}:\n{}", first.stream, queries(first)));
         }
         output::machine(&self.json())
@@ -204,25 +244,38 @@ impl Summary {
             .set_content_arrangement(ContentArrangement::Disabled)
             .set_header(
                 ["Stream", "Rows", "Size", "Rows/s", "Files", "Where"]
+                    .into_iter()
+                    .chain(self.held.map(|_| "Changes"))
                     .map(|title| Cell::new(title).add_attribute(Attribute::Bold)),
             );
         for outcome in &self.outcomes {
             let speed = match outcome.how {
                 How::CommittedBefore => "before".to_owned(),
+                How::Followed => String::new(),
                 How::Resumed => "resumed".to_owned(),
                 How::Loaded => {
                     human::count(human::per_second(outcome.rows, outcome.seconds) as u64)
                 }
             };
             let number = |text: String| Cell::new(text).set_alignment(CellAlignment::Right);
-            table.add_row([
+            // Of a table that is only followed, nothing was loaded.
+            let loaded = |text: String| match outcome.how {
+                How::Followed => number(String::new()),
+                _ => number(text),
+            };
+            let mut row = vec![
                 Cell::new(&outcome.stream),
-                number(human::count(outcome.rows)),
-                number(human::bytes(outcome.bytes)),
+                loaded(human::count(outcome.rows)),
+                loaded(human::bytes(outcome.bytes)),
                 number(speed),
-                number(human::count(outcome.files)),
+                loaded(human::count(outcome.files)),
                 Cell::new(outcome.location.strip_prefix(below).unwrap_or(&outcome.location)),
-            ]);
+            ];
+            if self.held.is_some() {
+                let changes = outcome.changes.map(human::count).unwrap_or_default();
+                row.push(number(changes));
+            }
+            table.add_row(row);
         }
         table
     }
@@ -240,8 +293,9 @@ impl Summary {
         )
     }
 
+    /// Rows loaded and changes.
     fn rows(&self) -> u64 {
-        self.outcomes.iter().map(|outcome| outcome.rows).sum()
+        self.outcomes.iter().map(|outcome| outcome.rows + outcome.changes.unwrap_or(0)).sum()
     }
 
     fn json(&self) -> serde_json::Value {
@@ -254,6 +308,7 @@ impl Summary {
             "bytes": self.outcomes.iter().map(|outcome| outcome.bytes).sum::<u64>(),
             "files": self.outcomes.iter().map(|outcome| outcome.files).sum::<u64>(),
             "streams": self.outcomes,
+            "held_wal": self.held,
         })
     }
 }
@@ -300,6 +355,8 @@ mod tests {
             location: "/data/postgres_shop_public/trips".into(),
             partitioned: false,
             unrepresentable: Unrepresentable::new(),
+            changes: None,
+            lsn: None,
         }
     }
 
@@ -311,6 +368,7 @@ mod tests {
             run_id: "r".into(),
             outcomes: vec![outcome("public.trips", 1_000_000), partly],
             seconds: 4.0,
+            held: None,
         };
         assert_eq!(summary.below(), "/data/postgres_shop_public/");
         let table = summary.table(summary.below()).to_string();
@@ -330,8 +388,12 @@ mod tests {
             let outcomes = locations
                 .iter()
                 .map(|location| Outcome { location: (*location).into(), ..outcome("public.t", 1) });
-            let summary =
-                Summary { run_id: "r".into(), outcomes: outcomes.collect(), seconds: 1.0 };
+            let summary = Summary {
+                run_id: "r".into(),
+                outcomes: outcomes.collect(),
+                seconds: 1.0,
+                held: None,
+            };
             summary.below().to_owned()
         };
         assert_eq!(below(&["/lake/a/orders", "/lake/a/order_items"]), "/lake/a/");

@@ -2,32 +2,38 @@
 //!
 //! ```text
 //! read and validate ─► lock state ─► services ─► prepare: what do the tables hold?
-//!                                                   │ resume: what is left?
+//!                                                   │ capture: which can be followed?
+//!                                                   │ resume: what is left to load?
 //!        ┌──────────────────────────────────────────┘
 //!        ▼
 //! commit what is staged ─► open (or resume) the load ─► drain: read chunks, stage, commit each
-//!                                    ▲                        │ table as its last chunk is staged
-//!                                    └─── the snapshot died ──┤
+//!        ▲                           ▲                        │ table as its last chunk is staged
+//!        │                           └─── the snapshot died ──┤
+//!        │                                                    ▼
+//!        │                                             close the load
+//!        │                                                    ▼
+//!        └── tables were lost ── replicate: intervals of changes, staged, committed, confirmed
 //!                                                             ▼
-//!                                          close the load ─► run finished ─► summary
+//!                                                  run finished ─► summary
 //! ```
 //!
-//! Invariant: files staged ≤ commit visible ≤ state saved. The state is saved
-//! when a load is opened (so that what it stages is kept), after every commit,
-//! and however the sync ends; between those at a bounded rate.
+//! Invariant: files staged ≤ commit visible ≤ state saved ≤ slot moved. The
+//! state is saved when a load is opened (so that what it stages is kept), after
+//! every commit, before the slot is moved, and however the sync ends; between
+//! those at a bounded rate.
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
-use std::path::Path;
 
 use proto::Fault;
 use proto::dial::Connection;
 use proto::v1::source_client::SourceClient;
-use proto::v1::{CommitRecord, Destination, ErrorCode, SourceConfig};
+use proto::v1::{CaptureTable, CommitRecord, Destination, ErrorCode, SourceConfig};
 use tokio_util::sync::CancellationToken;
 
 use crate::assign::Assigner;
 use crate::cli::Flags;
+use crate::config::source::UpdateMethod;
 use crate::config::{destination, source};
 use crate::error::together;
 use crate::load::{self, OpenLoad};
@@ -41,10 +47,16 @@ use crate::stats::StatsWriter;
 use crate::streams::{Catalog, SelectedStream, SyncMode};
 use crate::summary::{Format, Outcome, Summary};
 
+pub mod capture;
+mod changes;
 mod chunk;
 mod commit;
 mod drain;
+pub mod follow;
+mod modes;
+pub mod position;
 mod prepare;
+mod replicate;
 pub mod resume;
 pub mod retry;
 pub mod settings;
@@ -54,12 +66,11 @@ mod tests;
 
 pub use stop::Stop;
 
+use capture::Capture;
+use position::Position;
 use resume::Action;
 use retry::Retry;
 use settings::Settings;
-
-/// Streams that a message names before it only counts the rest.
-const MODES_NAMED: usize = 10;
 
 /// What every step of a sync uses.
 pub struct Context<'a> {
@@ -69,6 +80,8 @@ pub struct Context<'a> {
     pub owns_source: bool,
     /// How the source service reaches PostgreSQL.
     pub source_config: &'a SourceConfig,
+    /// What changes come through.
+    pub update_method: Option<&'a UpdateMethod>,
     /// All writers; any can commit what another has staged.
     pub writers: &'a [Writer],
     /// Spreads work over them.
@@ -93,15 +106,47 @@ pub struct TableRun {
     pub format: Format,
     /// Where the table lies.
     pub location: String,
-    /// What the table held when the run was prepared.
+    /// What the table held when the run was prepared; of a table that is
+    /// followed, what it holds.
     pub last_commit: Option<CommitRecord>,
     /// What is left to do.
     pub action: Action,
-    /// Set once it is committed.
+    /// Set once it is committed; of a table that is only followed, at the end.
     pub outcome: Option<Outcome>,
+    /// What change capture says of it.
+    pub seen: Option<CaptureTable>,
+    /// What its content is, for change capture to go on from.
+    pub position: Option<Position>,
+    /// Changes committed in this sync.
+    pub changes: u64,
+    /// Of those.
+    pub unrepresentable: Unrepresentable,
+    /// Why it cannot be followed any further.
+    pub lost: Option<String>,
+    /// How often that was so in this sync.
+    pub times_lost: u32,
 }
 
 impl TableRun {
+    fn new(run: &Run, destination: &Destination, stream: &SelectedStream) -> Self {
+        TableRun {
+            id: stream.id(),
+            settings: Settings::of(run, destination, &stream.table, &stream.load, None),
+            stream: stream.clone(),
+            format: Format::of(destination),
+            location: String::new(),
+            last_commit: None,
+            action: Action::ReadAll,
+            outcome: None,
+            seen: None,
+            position: None,
+            changes: 0,
+            unrepresentable: Unrepresentable::new(),
+            lost: None,
+            times_lost: 0,
+        }
+    }
+
     /// What the state has of its load.
     pub fn saved<'k>(&self, keeper: &'k StateKeeper) -> Option<&'k SavedLoad> {
         keeper.state().stream(&self.stream.namespace, &self.stream.name)?.state.load.as_ref()
@@ -180,8 +225,9 @@ impl Inputs {
             }
         };
         let streams = catalog.selected(&source, &destination, flags)?;
-        demand_full_refresh(&streams, source.default_mode, config, catalog_path)?;
-        for stream in streams.iter().filter(|stream| stream.append_mode) {
+        modes::demand(&streams, &source, config, catalog_path)?;
+        let refreshed = streams.iter().filter(|s| s.sync_mode == SyncMode::FullRefresh);
+        for stream in refreshed.filter(|stream| stream.append_mode) {
             output::human(format_args!(
                 "warning: {}: append_mode is ignored: a full_refresh replaces the table's content",
                 stream.id()
@@ -195,48 +241,6 @@ impl Inputs {
     }
 }
 
-/// Refuses other modes, with every way out.
-fn demand_full_refresh(
-    streams: &[SelectedStream],
-    default_mode: SyncMode,
-    source: &Path,
-    catalog: &Path,
-) -> Result<(), Fault> {
-    let other = |mode: SyncMode| mode != SyncMode::FullRefresh;
-    let others: Vec<_> = streams.iter().filter(|stream| other(stream.sync_mode)).collect();
-    if others.is_empty() {
-        return Ok(());
-    }
-    let named = others.iter().take(MODES_NAMED);
-    let mut names: Vec<_> =
-        named.map(|stream| format!("{} ({})", stream.id(), stream.sync_mode)).collect();
-    if others.len() > MODES_NAMED {
-        names.push(format!("{} more", others.len() - MODES_NAMED));
-    }
-    let message = format!(
-        "this version runs the sync_mode full_refresh only, and {} of {} selected streams have \
-         another: {}",
-        others.len(),
-        streams.len(),
-        names.join(", ")
-    );
-    let mut remedy = format!(
-        "in {}, set \"sync_mode\": \"full_refresh\" for each, or take them out of \
-         selected_streams; for all streams at once: sed -i \
-         's/\"sync_mode\": *\"[a-z_]*\"/\"sync_mode\": \"full_refresh\"/' {}",
-        catalog.display(),
-        stop::quoted(&catalog.display().to_string()),
-    );
-    if other(default_mode) {
-        remedy.push_str(&format!(
-            "\n  → in {}, set \"default_mode\": \"full_refresh\" as well: because of \
-             \"{default_mode}\" there, discover writes that mode",
-            source.display()
-        ));
-    }
-    Err(Fault::new(ErrorCode::InvalidConfig, message).remedy(remedy))
-}
-
 /// A running sync.
 struct Sync<'a> {
     context: Context<'a>,
@@ -245,6 +249,8 @@ struct Sync<'a> {
     /// The run was interrupted and goes on.
     resumed: bool,
     tables: Vec<TableRun>,
+    /// Open from the preparation on, if a stream asks for it.
+    capture: Option<Capture>,
 }
 
 impl<'a> Sync<'a> {
@@ -252,31 +258,31 @@ impl<'a> Sync<'a> {
         let interrupted = resume::interrupted(keeper.state().run.as_ref());
         let resumed = interrupted.is_some();
         let run = interrupted.unwrap_or_else(settings::new_run);
-        let tables = streams
-            .iter()
-            .map(|stream| TableRun {
-                id: stream.id(),
-                settings: Settings::of(&run, context.destination, &stream.table, &stream.load),
-                stream: stream.clone(),
-                format: Format::of(context.destination),
-                location: String::new(),
-                last_commit: None,
-                action: Action::ReadAll,
-                outcome: None,
-            })
-            .collect();
-        Sync { context, keeper, run, resumed, tables }
+        let tables =
+            streams.iter().map(|stream| TableRun::new(&run, context.destination, stream)).collect();
+        Sync { context, keeper, run, resumed, tables, capture: None }
     }
 
     async fn run(&mut self) -> Result<(), Stop> {
         let mut load = self.prepare().await?;
         self.begin_run().await?;
+        loop {
+            self.load(load.take()).await?;
+            if !self.replicate().await? {
+                return self.finish_run().await;
+            }
+        }
+    }
+
+    /// Commits what is staged and reads what is missing, until every table
+    /// that is not followed is committed.
+    async fn load(&mut self, mut load: Option<OpenLoad>) -> Result<(), Stop> {
         let mut retry = Retry::new(self.context.source_config.retry_count);
         let mut reopening = false;
         loop {
             self.drain(None).await?;
             if !self.tables.iter().any(load::is_left) {
-                return self.finish_run().await;
+                return Ok(());
             }
             let load = match load.take() {
                 Some(load) => Ok(load),
@@ -310,7 +316,7 @@ impl<'a> Sync<'a> {
 
     /// Drains the load, and lets go of it unless a later sync may continue it.
     async fn read(&mut self, load: &OpenLoad) -> Result<(), Stop> {
-        load::remember(load, &self.tables, &mut self.keeper);
+        load::remember(load, &self.tables, self.capture.as_ref(), &mut self.keeper)?;
         self.keeper.save().await?;
         let drained = self.drain(Some(load)).await;
         let keep = match &drained {
@@ -340,11 +346,13 @@ impl<'a> Sync<'a> {
             table.outcome = Some(outcome);
             self.keeper.change().finish_load(&table.stream.namespace, &table.stream.name);
         }
+        self.remember_capture();
         self.keeper.change().run = Some(self.run.clone());
         Ok(self.keeper.save().await?)
     }
 
     async fn finish_run(&mut self) -> Result<(), Stop> {
+        self.finish_followed();
         if let Some(table) = self.tables.iter().find(|table| table.outcome.is_none()) {
             let what = format!("{} was neither read nor committed", table.id);
             return Err(Stop::Failed(Fault::new(ErrorCode::Internal, what)));
@@ -357,7 +365,12 @@ impl<'a> Sync<'a> {
     fn summary(&self) -> Summary {
         let outcomes = self.tables.iter().filter_map(|table| table.outcome.clone()).collect();
         let counters = self.context.progress.counters();
-        Summary { run_id: self.run.id.clone(), outcomes, seconds: counters.seconds }
+        Summary {
+            run_id: self.run.id.clone(),
+            outcomes,
+            seconds: counters.seconds,
+            held: self.capture.as_ref().map(|capture| capture.held),
+        }
     }
 }
 
@@ -372,6 +385,7 @@ impl<'a> Context<'a> {
             source: services.source(),
             owns_source: services.owns_source(),
             source_config: &inputs.source.config,
+            update_method: inputs.source.update_method.as_ref(),
             writers: services.writers(),
             assigner: Assigner::new(services.writers().len()),
             destination: &inputs.destination.destination,

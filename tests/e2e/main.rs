@@ -6,6 +6,7 @@ mod capture;
 mod connections;
 mod consistency;
 mod deployed;
+mod follow;
 mod iceberg;
 mod interrupt;
 mod json_rows;

@@ -25,6 +25,8 @@
 //! - [`bucket`]: plain Parquet in a bucket
 //! - [`capture`]: source-svc's change capture alone, with a writer that keeps what it gets
 //! - [`random_schema`]: tables of random types with random rows
+//! - [`workload`]: random transactions
+//! - [`follow`]: tables that are followed, and what a reader makes of them
 //!
 //! Everything a test starts ends with the test, also when it panics or the
 //! test process is killed.
@@ -36,6 +38,7 @@ pub mod capture;
 pub mod certificates;
 pub mod changes;
 pub mod compare;
+pub mod follow;
 pub mod gate;
 pub mod iceberg;
 pub mod moment;
@@ -52,3 +55,4 @@ pub mod terminal;
 pub mod truth;
 pub mod verify;
 pub mod watch;
+pub mod workload;

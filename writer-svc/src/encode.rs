@@ -63,6 +63,11 @@ impl Encoder {
         Encoder { stage, schema, max_file_bytes, row_group_bytes, properties: None, open: None }
     }
 
+    /// A directory for what is spilled on the way here.
+    pub fn scratch(&self) -> &std::path::Path {
+        self.stage.scratch()
+    }
+
     /// Chooses how all files are written by rows like those to come, unless
     /// that was done before. [`Encoder::write`] takes its first batch.
     pub fn learn(&mut self, sample: &RecordBatch) {

@@ -2,7 +2,7 @@
 //! nothing of PostgreSQL.
 //!
 //! ```text
-//! DoPut ─► receive ─► layout ─► partition ─► spill ─► encode ─► stage ┄┄► Commit ─► parquet | iceberg
+//! DoPut ─► receive ─► (reduce) ─► layout ─► partition ─► spill ─► encode ─► stage ┄┄► Commit ─► parquet | iceberg
 //!          messages   columns   rows' paths  by path  files     manifest            visible
 //! ```
 //!
@@ -10,12 +10,12 @@
 //!
 //! - [`service`]: the gRPC calls and Flight's DoPut
 //! - [`receive`]: one DoPut: messages in, one staged chunk or nothing out
+//! - [`rows`]: from there into the files of a stage; changes of rows first
+//!   become what they come to ([`reduce`])
 //! - [`row_metadata`]: what a stream says of each row, apart from its columns
 //! - [`layout`]: source columns → destination columns and metadata columns
 //!   ([`naming`], [`row_id`], and the values as text and JSON, [`render`];
 //!   [`decimal`]: how decimals come and what is said of them)
-//!   (changes come reduced to the last one per key: a stage of its own, `reduce`,
-//!   would stand here)
 //! - [`partition`]: which rows go to which directory
 //! - [`spill`]: rows in the order of their partitions, in bounded memory
 //! - [`encode`]: record batches → Parquet files of bounded size
@@ -52,9 +52,11 @@ pub mod naming;
 pub mod parquet;
 pub mod partition;
 pub mod receive;
+pub mod reduce;
 pub mod render;
 pub mod row_id;
 pub mod row_metadata;
+pub mod rows;
 pub mod s3;
 pub mod service;
 pub mod spill;

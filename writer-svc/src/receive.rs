@@ -3,7 +3,7 @@
 //! ```text
 //! async:    first message ─► every message ─► EndOfStream, then the end
 //!                │                │ (at most QUEUE wait)      │
-//! thread:   layout, stage    decode ─► layout ─► encode    compare ─► seal
+//! thread:   layout, stage    decode ─► rows                compare ─► seal
 //! ```
 //!
 //! A client that fails ends its stream as cleanly as one that is done, so only
@@ -23,7 +23,6 @@ use arrow_flight::FlightData;
 use arrow_flight::flight_descriptor::DescriptorType;
 use futures::{Stream, StreamExt};
 use prost::Message;
-use proto::v1::stage_request::Kind;
 use proto::v1::{EndOfStream, StageRequest, StagedChunk};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -31,16 +30,8 @@ use tokio_util::task::TaskTracker;
 use tonic::{Code, Status};
 
 use crate::Options;
-use crate::decimal;
-use crate::encode::Encoder;
 use crate::error::WriterError;
-use crate::iceberg::positions;
-use crate::layout::Layout;
-use crate::partition::Split;
-use crate::row_metadata::RowMetadata;
-use crate::spill::PartitionSorter;
-use crate::stage::Stage;
-use crate::target::{self, Staging};
+use crate::rows::Way;
 
 /// Messages that wait between the network and the encoder.
 pub const QUEUE: usize = 2;
@@ -175,7 +166,7 @@ impl Chunk {
         options: &Options,
         cancelled: &CancellationToken,
     ) -> Result<StagedChunk, WriterError> {
-        let mut rows = Rows::new(&self, options)?;
+        let mut rows = Way::begin(&self.request, &self.schema, options)?;
         let mut counted = EndOfStream { complete: true, ..Default::default() };
         loop {
             match parts.blocking_recv() {
@@ -196,7 +187,7 @@ impl Chunk {
                 None => return Err(self.incomplete("the caller went away".into())),
             }
         }
-        rows.finish(cancelled)?.seal(&self.request)
+        rows.finish(cancelled)
     }
 
     fn incomplete(&self, problem: String) -> WriterError {
@@ -223,81 +214,6 @@ fn decode(message: FlightData, schema: &SchemaRef) -> Result<RecordBatch, ArrowE
     }
     let schema = Arc::clone(schema);
     ipc::reader::read_record_batch(&body, batch, schema, &HashMap::new(), None, &header.version())
-}
-
-/// The way of a chunk's rows into its files.
-struct Rows {
-    layout: Layout,
-    row_metadata: Option<RowMetadata>,
-    encoder: Encoder,
-    sorted: Option<(Box<dyn Split>, PartitionSorter)>,
-}
-
-impl Rows {
-    fn new(chunk: &Chunk, options: &Options) -> Result<Self, WriterError> {
-        let request = &chunk.request;
-        let target = target::of(request.destination.as_ref(), request.table.as_ref(), options)?;
-        if !target.takes(request.kind()) {
-            return Err(WriterError::InvalidRequest(format!(
-                "the destination of {} takes no {}: of its kinds of tables only Iceberg's do",
-                chunk.name,
-                request.kind().as_str_name()
-            )));
-        }
-        let row_metadata = RowMetadata::of(request, &chunk.schema)?;
-        let source = match &row_metadata {
-            Some(row_metadata) => row_metadata.source(),
-            None => Arc::clone(&chunk.schema),
-        };
-        let names: Vec<_> = source.fields().iter().map(|f| f.name().as_str()).collect();
-        let mut layout = match request.kind() {
-            Kind::Data => Layout::new(&source, request, &target.typed_columns(&names)?)?,
-            Kind::EqualityDeletes => Layout::of_key(&source, request)?,
-            Kind::PositionDeletes => Layout::of_columns(&source, &positions::columns(), request)?,
-        };
-        let declared = decimal::declared(&layout.schema());
-        let Staging { stage, schema, split } = target.stage(request, &source, declared)?;
-        layout.declare(&schema);
-        let sorted = split.map(|split| {
-            let budget = usize::try_from(options.sort_bytes).unwrap_or(usize::MAX);
-            (split, PartitionSorter::new(stage.scratch(), layout.schema(), budget))
-        });
-        let row_group_bytes = usize::try_from(options.row_group_bytes).unwrap_or(usize::MAX);
-        let encoder =
-            Encoder::new(stage, layout.schema(), target.max_file_bytes(), row_group_bytes);
-        Ok(Rows { layout, row_metadata, encoder, sorted })
-    }
-
-    fn push(&mut self, sent: &RecordBatch) -> Result<(), WriterError> {
-        let (source, metadata) = match &self.row_metadata {
-            Some(row_metadata) => row_metadata.split(sent)?,
-            None => (sent.clone(), None),
-        };
-        let source = &source;
-        let batch = self.layout.apply(source, metadata)?;
-        match &mut self.sorted {
-            None => self.encoder.write("", &batch),
-            Some((split, sorter)) => {
-                // As it comes it says more about the table than one partition's rows.
-                self.encoder.learn(&batch);
-                let groups = split.split(source, &batch)?;
-                sorter.push(&batch, &groups)
-            }
-        }
-    }
-
-    fn finish(mut self, cancelled: &CancellationToken) -> Result<Box<dyn Stage>, WriterError> {
-        if let Some((_, sorter)) = self.sorted.take() {
-            for part in sorter.finish()? {
-                if cancelled.is_cancelled() {
-                    return Err(WriterError::Cancelled);
-                }
-                let (partition, batch) = part?;
-                self.encoder.write(&partition, &batch)?;
-            }
-        }
-        self.encoder.finish()
-    }
 }
 
 #[cfg(test)]

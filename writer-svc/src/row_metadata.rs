@@ -1,4 +1,4 @@
-//! What a stream says of each of its rows, in columns after those of the source:
+//! What a stream says of each of its rows, in columns before those of the source:
 //! `_op_type`, `_cdc_timestamp`, `_cdc_lsn`.
 //!
 //! Known by their place and not only by their names, which a source's columns
@@ -33,20 +33,18 @@ impl RowMetadata {
             (CDC_TIMESTAMP, utc_microseconds()),
             (CDC_LSN, DataType::Utf8),
         ];
-        let source = sent.fields().len().checked_sub(expected.len());
-        let fits = |source: usize| {
-            let last = &sent.fields()[source..];
-            last.iter()
+        let fits = sent.fields().len() >= expected.len()
+            && sent
+                .fields()
+                .iter()
                 .zip(&expected)
-                .all(|(field, (name, kind))| field.name() == name && field.data_type() == kind)
-        };
-        let source = source.filter(|source| request.kind() == Kind::Data && fits(*source));
-        let Some(source) = source else {
+                .all(|(field, (name, kind))| field.name() == name && field.data_type() == kind);
+        if !fits || !matches!(request.kind(), Kind::Data | Kind::Changes) {
             return Err(WriterError::InvalidRequest(format!(
-                "with row_metadata, data ends with the columns {expected:?}"
+                "with row_metadata, data begins with the columns {expected:?}"
             )));
-        };
-        let fields = sent.fields()[..source].to_vec();
+        }
+        let fields = sent.fields()[expected.len()..].to_vec();
         let source = Schema::new_with_metadata(fields, sent.metadata().clone());
         Ok(Some(RowMetadata { source: Arc::new(source) }))
     }
@@ -61,12 +59,11 @@ impl RowMetadata {
         &self,
         sent: &RecordBatch,
     ) -> Result<(RecordBatch, Option<[ArrayRef; 3]>), WriterError> {
-        let source = self.source.fields().len();
-        let columns: Vec<_> = (0..source).collect();
+        let columns: Vec<_> = (3..sent.num_columns()).collect();
         let batch = sent
             .project(&columns)
             .map_err(WriterError::arrow("taking the source's columns of a batch"))?;
-        let said = [0, 1, 2].map(|at| Arc::clone(sent.column(source + at)));
+        let said = [0, 1, 2].map(|at| Arc::clone(sent.column(at)));
         if said[0].null_count() > 0 {
             return Err(WriterError::BadData(format!("a row has no {OP_TYPE}")));
         }

@@ -53,6 +53,25 @@ pub trait Sink: Write + Send {
     fn finish(&mut self) -> Result<u64, WriterError>;
 }
 
+/// Demands that the table's last commit, `current` (empty: none), be the one
+/// that the caller knows of, if it says which.
+pub fn check_expected(
+    table: &str,
+    request: &CommitRequest,
+    current: &str,
+) -> Result<(), WriterError> {
+    match &request.expected_commit_id {
+        Some(expected) if expected != current => Err(WriterError::Fenced {
+            table: table.to_owned(),
+            by: match current {
+                "" => "a table that was dropped".to_owned(),
+                current => current.to_owned(),
+            },
+        }),
+        _ => Ok(()),
+    }
+}
+
 /// Demands that the chunks of a commit belong together: one load, one set of
 /// settings, each chunk once, at least one.
 pub fn check_chunks(request: &CommitRequest) -> Result<(), WriterError> {

@@ -137,9 +137,7 @@ pub fn sync_file_system(path: &Path) -> Result<(), WriterError> {
 
 /// Writes a file that is either absent or whole, whatever happens.
 pub fn write_durably(path: &Path, content: &[u8]) -> Result<(), WriterError> {
-    let mut partial = path.as_os_str().to_owned();
-    partial.push(".partial");
-    let partial = PathBuf::from(partial);
+    let partial = partial(path);
     File::create(&partial)
         .and_then(|mut file| {
             file.write_all(content)?;
@@ -148,6 +146,13 @@ pub fn write_durably(path: &Path, content: &[u8]) -> Result<(), WriterError> {
         .map_err(WriterError::io("writing", &partial))?;
     fs::rename(&partial, path).map_err(WriterError::io("renaming to", path))?;
     path.parent().map_or(Ok(()), sync_dir)
+}
+
+/// The name of a file that is not whole yet.
+fn partial(path: &Path) -> PathBuf {
+    let mut partial = path.as_os_str().to_owned();
+    partial.push(".partial");
+    partial.into()
 }
 
 /// Swaps two existing paths in one step; `false` where the file system or the
@@ -161,6 +166,7 @@ pub fn exchange(a: &Path, b: &Path) -> Result<bool, WriterError> {
 }
 
 /// A second name for a durable file; a durable copy where there are no links.
+/// Either way the name appears with the whole file.
 pub fn link_or_copy(from: &Path, to: &Path) -> Result<(), WriterError> {
     match fs::hard_link(from, to) {
         Ok(()) => Ok(()),
@@ -170,8 +176,12 @@ pub fn link_or_copy(from: &Path, to: &Path) -> Result<(), WriterError> {
                 Some(Errno::OPNOTSUPP | Errno::PERM | Errno::NOSYS | Errno::MLINK)
             ) =>
         {
-            fs::copy(from, to).map_err(WriterError::io("writing", to))?;
-            File::open(to).and_then(|f| f.sync_all()).map_err(WriterError::io("syncing", to))
+            let partial = partial(to);
+            fs::copy(from, &partial).map_err(WriterError::io("writing", &partial))?;
+            File::open(&partial)
+                .and_then(|file| file.sync_all())
+                .map_err(WriterError::io("syncing", &partial))?;
+            fs::rename(&partial, to).map_err(WriterError::io("renaming to", to))
         }
         Err(e) => Err(WriterError::io("linking", to)(e)),
     }

@@ -2,6 +2,7 @@
 
 use proto::Fault;
 use proto::v1::commit_request::Mode;
+use proto::v1::stage_request::Kind;
 use proto::v1::{CommitRequest, CommitResponse, ErrorCode};
 
 use super::retry::Retry;
@@ -24,7 +25,8 @@ pub fn request(context: &Context<'_>, table: &TableRun, load: &SavedLoad) -> Com
         load_id: load.id.clone(),
         mode: Mode::Replace.into(),
         staged: load.descriptors(),
-        ..Default::default()
+        position: load.position.as_ref().map(ToString::to_string).unwrap_or_default(),
+        expected_commit_id: None,
     }
 }
 
@@ -37,7 +39,8 @@ pub async fn commit(context: &Context<'_>, table: usize, request: CommitRequest)
 async fn attempts(context: &Context<'_>, request: CommitRequest) -> Result<CommitResponse, Fault> {
     let stream = request.table.as_ref().map(|table| table.stream.clone()).unwrap_or_default();
     let what = format!("committing {stream}");
-    let staged_rows: u64 = request.staged.iter().map(|chunk| chunk.rows).sum();
+    let added = request.staged.iter().filter(|chunk| chunk.kind() == Kind::Data);
+    let staged_rows: u64 = added.map(|chunk| chunk.rows).sum();
     let mut retry = Retry::new(context.source_config.retry_count);
     let mut failed = None;
     let answer = loop {

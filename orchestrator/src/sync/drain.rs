@@ -167,6 +167,7 @@ async fn settle(
 ) -> Result<(), Stop> {
     let table = &mut tables[committed.table];
     let (namespace, name) = (&table.stream.namespace, &table.stream.name);
+    let load = table.saved(keeper).cloned().unwrap_or_default();
     let answer = match committed.result {
         Ok(answer) => answer,
         Err(fault) if commit::lost_its_stage(&fault) => {
@@ -183,14 +184,20 @@ async fn settle(
         }
         Err(fault) => return Err(Stop::Failed(fault)),
     };
-    let load = table.saved(keeper).cloned().unwrap_or_default();
     let seconds = context.progress.seconds(committed.table);
     let outcome = Outcome::committed(table, &answer, load.unrepresentable, seconds);
     context.progress.table_done(committed.table, &outcome.line());
     for warning in outcome.warnings() {
         context.progress.note(&warning);
     }
-    keeper.change().finish_load(namespace, name);
+    match load.position {
+        None => keeper.change().finish_load(namespace, name),
+        Some(position) => {
+            keeper.change().reach(namespace, name, &position);
+            table.position = Some(position);
+            table.last_commit = answer.record;
+        }
+    }
     table.outcome = Some(outcome);
     Ok(keeper.save().await?)
 }

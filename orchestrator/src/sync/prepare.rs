@@ -5,6 +5,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use proto::Fault;
 use proto::v1::{ErrorCode, PrepareRequest, PrepareResponse};
 
+use super::follow::{Known, judge};
 use super::resume::{self, Action};
 use super::retry::Retry;
 use super::settings::{self, Settings};
@@ -21,7 +22,9 @@ impl Sync<'_> {
     /// load is one of the interrupted run that still lives and can go on.
     pub(super) async fn prepare(&mut self) -> Result<Option<OpenLoad>, Stop> {
         let all: Vec<_> = (0..self.tables.len()).collect();
+        let kept = self.kept();
         self.ask_writers(&all).await?;
+        self.open_capture().await?;
         if !self.resumed {
             return Ok(None);
         }
@@ -32,7 +35,7 @@ impl Sync<'_> {
             );
             return self.start_anew(None).await;
         }
-        let (hoped, kept) = (self.hoped_load(), self.kept());
+        let hoped = self.hoped_load();
         self.decide(hoped.as_deref());
         let mut load = None;
         if self.tables.iter().any(|table| table.action == Action::ReadMissing) {
@@ -65,9 +68,24 @@ impl Sync<'_> {
 
     fn decide(&mut self, live_load: Option<&str>) {
         for table in &mut self.tables {
-            let saved = table.saved(&self.keeper);
-            table.action =
-                resume::decide(&table.settings, table.last_commit.as_ref(), saved, live_load);
+            if table.action == Action::Follow {
+                continue;
+            }
+            let mut saved = table.saved(&self.keeper);
+            let mut last_commit = table.last_commit.as_ref();
+            if table.is_captured() {
+                // What it holds cannot be followed, whoever has made it.
+                last_commit = None;
+                let from = |saved: &&SavedLoad| {
+                    let position = saved.position.as_ref();
+                    self.capture.as_ref().is_some_and(|capture| {
+                        let known = Known { position, ..Default::default() };
+                        judge(&capture.log, &known).is_ok()
+                    })
+                };
+                saved = saved.filter(from);
+            }
+            table.action = resume::decide(&table.settings, last_commit, saved, live_load);
         }
     }
 
@@ -86,9 +104,10 @@ impl Sync<'_> {
         self.run = settings::new_run();
         self.resumed = false;
         for table in &mut self.tables {
-            let (destination, stream) = (self.context.destination, &table.stream);
-            table.settings = Settings::of(&self.run, destination, &stream.table, &stream.load);
-            table.action = Action::ReadAll;
+            table.settings = Settings::of_table(&self.run, self.context.destination, table);
+            if table.action != Action::Follow {
+                table.action = Action::ReadAll;
+            }
         }
         // What those loads had staged goes.
         self.ask_writers(&kept).await?;
@@ -100,7 +119,7 @@ impl Sync<'_> {
     pub(super) async fn restart_unfinished(&mut self) -> Result<(), Stop> {
         let mut restarted = Vec::new();
         for (index, table) in self.tables.iter_mut().enumerate() {
-            if table.outcome.is_some() {
+            if table.outcome.is_some() || table.action == Action::Follow {
                 continue;
             }
             table.action = resume::decide(&table.settings, None, table.saved(&self.keeper), None);
@@ -113,7 +132,7 @@ impl Sync<'_> {
         self.ask_writers(&restarted).await
     }
 
-    async fn ask_writers(&mut self, tables: &[usize]) -> Result<(), Stop> {
+    pub(super) async fn ask_writers(&mut self, tables: &[usize]) -> Result<(), Stop> {
         let requests: Vec<_> = tables
             .iter()
             .map(|&index| (index, self.prepare_request(&self.tables[index])))
@@ -162,8 +181,12 @@ impl Sync<'_> {
     fn keep_load_ids(&self, table: &TableRun) -> Vec<String> {
         let saved = table
             .saved(&self.keeper)
-            .filter(|_| self.resumed && table.action != Action::Done)
-            .filter(|saved| resume::is_of(saved, &table.settings));
+            .filter(|_| self.resumed && !matches!(table.action, Action::Done | Action::Follow))
+            .filter(|saved| match table.is_captured() && table.seen.is_none() {
+                // Its settings are known only when change capture is open.
+                true => resume::is_of_run(saved, &self.run),
+                false => resume::is_of(saved, &table.settings),
+            });
         let usable = |load: &&SavedLoad| {
             load.is_complete() || self.hoped_load().as_deref() == Some(load.id.as_str())
         };

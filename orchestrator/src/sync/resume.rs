@@ -8,6 +8,10 @@
 //! | no | some chunks or none | yes | [`Action::ReadMissing`]: the same point in time |
 //! | no | some chunks or none | no | [`Action::ReadAll`]: never chunks across snapshots |
 //! | no | with other settings | – | [`Action::ReadAll`] |
+//!
+//! A table that change capture can go on from is not loaded at all:
+//! [`Action::Follow`] (see [`super::follow`]); else the same holds for it, but
+//! that what is staged must be what changes can be added to.
 
 use proto::v1::CommitRecord;
 use uuid::Uuid;
@@ -18,6 +22,8 @@ use crate::state::{Run, RunStatus, SavedLoad};
 /// What a run has to do for one table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
+    /// Add changes to what it holds.
+    Follow,
     /// Committed by this run: nothing.
     Done,
     /// Make visible what is staged.
@@ -51,7 +57,14 @@ pub fn decide(
 
 /// Whether the chunks were staged by this run under these settings.
 pub fn is_of(saved: &SavedLoad, settings: &Settings) -> bool {
-    saved.commit_id == settings.commit_id && saved.settings_hash == settings.hash
+    let rest = saved.commit_id.strip_prefix(&settings.commit_id);
+    let same = rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+    same && saved.settings_hash == settings.hash
+}
+
+/// Whether the chunks were staged by this run, under whichever settings.
+pub fn is_of_run(saved: &SavedLoad, run: &Run) -> bool {
+    run_of(&saved.commit_id).is_some_and(|id| id.to_string() == run.id)
 }
 
 /// The run to continue, if the last one was interrupted.
@@ -75,7 +88,7 @@ pub fn is_worth_it(tables: &[(Action, usize)]) -> bool {
     let kept = |(action, staged): &(Action, usize)| match action {
         Action::Done | Action::CommitStaged => true,
         Action::ReadMissing => *staged > 0,
-        Action::ReadAll => false,
+        Action::ReadAll | Action::Follow => false,
     };
     tables.iter().any(kept) && tables.iter().any(|(action, _)| *action != Action::Done)
 }
@@ -165,6 +178,8 @@ mod tests {
         assert!(!is_worth_it(&[(ReadMissing, 0), (ReadMissing, 0)]));
         assert!(!is_worth_it(&[(ReadAll, 2), (ReadAll, 0)]));
         assert!(!is_worth_it(&[(Done, 0), (Done, 0)]));
+        assert!(is_worth_it(&[(Done, 0), (Follow, 0)]));
+        assert!(!is_worth_it(&[(Follow, 0), (ReadAll, 0)]));
         assert!(!is_worth_it(&[]));
     }
 }

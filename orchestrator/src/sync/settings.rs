@@ -2,10 +2,11 @@
 
 use chrono::{DateTime, SubsecRound, Utc};
 use prost::Message;
-use proto::v1::{Destination, LoadStream, Table};
+use proto::v1::{CaptureTable, Destination, LoadStream, Table};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
+use super::TableRun;
 use crate::state::{Run, RunStatus};
 
 /// Changes whenever the writer lays files out in another way.
@@ -18,23 +19,51 @@ pub struct Settings {
     pub hash: String,
     /// `<run id>.<part of the hash over table and settings>`: the same however
     /// often the run is interrupted, another once the settings have changed.
+    /// Commits of change capture, of which a run makes several, add to it.
     pub commit_id: String,
 }
 
 impl Settings {
-    /// Of `table` as `run` fills it.
-    pub fn of(run: &Run, destination: &Destination, table: &Table, stream: &LoadStream) -> Self {
-        let hash = hex(&hash(destination, table, stream));
-        Settings { commit_id: format!("{}.{}", run.id, &hash[..16]), hash }
+    /// Of `table` as `run` fills it; `seen`: what change capture says of it.
+    pub fn of(
+        run: &Run,
+        destination: &Destination,
+        table: &Table,
+        stream: &LoadStream,
+        seen: Option<&CaptureTable>,
+    ) -> Self {
+        let hash = hex(&hash(destination, table, stream, seen));
+        Settings { commit_id: format!("{}.{}", run.id, part(&hash)), hash }
+    }
+
+    /// Of a table of the run.
+    pub fn of_table(run: &Run, destination: &Destination, table: &TableRun) -> Self {
+        Settings::of(run, destination, &table.stream.table, &table.stream.load, table.seen.as_ref())
     }
 }
 
+/// What a commit id has of the hash.
+fn part(hash: &str) -> &str {
+    &hash[..16]
+}
+
+/// Whether a commit of ours, of whichever run, was made under these settings.
+pub fn is_under(commit_id: &str, settings: &Settings) -> bool {
+    commit_id.split('.').nth(1) == Some(part(&settings.hash))
+}
+
 /// Length before content: no two different settings run together.
-fn hash(destination: &Destination, table: &Table, stream: &LoadStream) -> [u8; 32] {
+fn hash(
+    destination: &Destination,
+    table: &Table,
+    stream: &LoadStream,
+    seen: Option<&CaptureTable>,
+) -> [u8; 32] {
     let mut hasher = Sha256::new();
     hasher.update(LAYOUT_VERSION.to_le_bytes());
     let destination = destination.without_credentials();
-    for part in [destination.encode_to_vec(), table.encode_to_vec(), stream.encode_to_vec()] {
+    let parts = [destination.encode_to_vec(), table.encode_to_vec(), stream.encode_to_vec()];
+    for part in parts.into_iter().chain(seen.map(CaptureTable::encode_to_vec)) {
         hasher.update((part.len() as u64).to_le_bytes());
         hasher.update(part);
     }
@@ -70,16 +99,21 @@ mod tests {
         let run = new_run();
         let (destination, stream) = (Destination::default(), LoadStream::default());
         let table = Table { name: "t".into(), ..Default::default() };
-        let first = Settings::of(&run, &destination, &table, &stream);
-        assert_eq!(first, Settings::of(&run, &destination, &table, &stream));
+        let first = Settings::of(&run, &destination, &table, &stream, None);
+        assert_eq!(first, Settings::of(&run, &destination, &table, &stream, None));
         assert_eq!(run_of(&first.commit_id).unwrap().to_string(), run.id);
+        let seen = CaptureTable { identity: vec!["id".into()], ..Default::default() };
+        let followed = Settings::of(&run, &destination, &table, &stream, Some(&seen));
+        assert_ne!(first, followed);
+        assert!(is_under(&first.commit_id, &first) && !is_under(&first.commit_id, &followed));
+        assert!(is_under(&format!("{}.0000A", followed.commit_id), &followed));
 
         let changed = Table { normalization: true, ..table.clone() };
-        assert_ne!(first, Settings::of(&run, &destination, &changed, &stream));
+        assert_ne!(first, Settings::of(&run, &destination, &changed, &stream, None));
         let selected = LoadStream { selected: vec!["a".into()], ..Default::default() };
-        assert_ne!(first, Settings::of(&run, &destination, &table, &selected));
+        assert_ne!(first, Settings::of(&run, &destination, &table, &selected, None));
         let later = new_run();
-        let other = Settings::of(&later, &destination, &table, &stream);
+        let other = Settings::of(&later, &destination, &table, &stream, None);
         assert_eq!(first.hash, other.hash);
         assert_ne!(first.commit_id, other.commit_id);
     }

@@ -16,6 +16,10 @@ use tonic::{Request, Response, Status};
 
 use super::*;
 
+mod capture;
+
+use capture::Log;
+
 /// PostgreSQL, the source, the writer and its disk, in one.
 #[derive(Default)]
 struct World {
@@ -33,6 +37,7 @@ struct World {
     staged: HashSet<String>,
     committed: HashMap<String, CommitRecord>,
     commits: Vec<CommitRequest>,
+    log: Log,
 }
 
 #[derive(Clone, Default)]
@@ -56,23 +61,23 @@ impl Source for Fake {
 
     async fn open_capture(
         &self,
-        _: Request<OpenCaptureRequest>,
+        request: Request<OpenCaptureRequest>,
     ) -> Result<Response<OpenCaptureResponse>, Status> {
-        Err(Status::unimplemented("not part of a load"))
+        self.world().call(|world| Ok(world.open_capture(request.into_inner())))
     }
 
     async fn replicate(
         &self,
-        _: Request<ReplicateRequest>,
+        request: Request<ReplicateRequest>,
     ) -> Result<Response<Self::ReplicateStream>, Status> {
-        Err(Status::unimplemented("not part of a load"))
+        self.world().call(|world| Ok(world.replicate(request.into_inner())))
     }
 
     async fn confirm(
         &self,
-        _: Request<ConfirmRequest>,
+        request: Request<ConfirmRequest>,
     ) -> Result<Response<ConfirmResponse>, Status> {
-        Err(Status::unimplemented("not part of a load"))
+        self.world().call(|world| Ok(world.confirm(request.into_inner())))
     }
 
     async fn check(
@@ -95,6 +100,7 @@ impl Source for Fake {
     ) -> Result<Response<OpenLoadResponse>, Status> {
         let request = request.into_inner();
         let mut world = self.world();
+        world.fail_before()?;
         if !request.resume_load_id.is_empty() {
             let gone = Fault::new(ErrorCode::LoadGone, "no such load");
             let load = world.live.get(&request.resume_load_id).cloned();
@@ -118,12 +124,15 @@ impl Source for Fake {
         let answer = OpenLoadResponse {
             load_id: load_id.clone(),
             snapshot: "s".into(),
-            consistent_point: "0/1".into(),
+            consistent_point: match request.slot.as_str() {
+                "" => "0/1".into(),
+                _ => proto::lsn::Lsn(world.log.end).to_string(),
+            },
             tables: request.streams.iter().map(plan).collect(),
             notices: vec![],
         };
         world.live.insert(load_id, answer.clone());
-        Ok(Response::new(answer))
+        world.answer(answer)
     }
 
     async fn read_chunk(
@@ -196,13 +205,14 @@ impl WriterService for Fake {
         let request = request.into_inner();
         let name = request.table.unwrap().name;
         let mut world = self.world();
+        world.fail_before()?;
         world.staged.retain(|manifest| {
             let mut parts = manifest.split('/');
             let (load, table) = (parts.next().unwrap(), parts.next().unwrap());
             table != name || request.keep_load_ids.iter().any(|kept| kept == load)
         });
         let last_commit = world.committed.get(&name).cloned();
-        Ok(Response::new(PrepareResponse { last_commit, location: format!("/data/{name}") }))
+        world.answer(PrepareResponse { last_commit, location: format!("/data/{name}") })
     }
 
     async fn commit(
@@ -212,6 +222,16 @@ impl WriterService for Fake {
         let request = request.into_inner();
         let name = request.table.clone().unwrap().name;
         let mut world = self.world();
+        world.fail_before()?;
+        let location = format!("/data/{name}");
+        let last = world.committed.get(&name).cloned().unwrap_or_default();
+        if last.commit_id == request.commit_id {
+            let record = Some(last);
+            return world.answer(CommitResponse { record, already_committed: true, location });
+        }
+        if request.expected_commit_id.as_ref().is_some_and(|expected| *expected != last.commit_id) {
+            return Err(Fault::new(ErrorCode::Conflict, "another run has committed").into());
+        }
         if !request.staged.iter().all(|chunk| world.staged.contains(&chunk.manifest)) {
             return Err(Fault::new(ErrorCode::LoadGone, "the staged chunk is gone").into());
         }
@@ -221,13 +241,14 @@ impl WriterService for Fake {
             load_id: request.load_id.clone(),
             rows: request.staged.iter().map(|chunk| chunk.rows).sum(),
             files: request.staged.len() as u64,
+            position: request.position.clone(),
             ..Default::default()
         };
         world.committed.insert(name.clone(), record.clone());
+        world.apply(&name, &request);
         world.commits.push(request);
-        let location = format!("/data/{name}");
         let record = Some(record);
-        Ok(Response::new(CommitResponse { record, already_committed: false, location }))
+        world.answer(CommitResponse { record, already_committed: false, location })
     }
 
     async fn drop(&self, _: Request<DropRequest>) -> Result<Response<DropResponse>, Status> {
@@ -242,6 +263,7 @@ struct Bench {
     writers: Vec<Writer>,
     directory: tempfile::TempDir,
     streams: Vec<SelectedStream>,
+    update_method: UpdateMethod,
     stop: CancellationToken,
 }
 
@@ -269,6 +291,11 @@ impl Bench {
             writers: vec![Writer { address: writer, token: None, client }],
             directory: tempfile::tempdir().unwrap(),
             streams: tables.iter().map(|(name, _)| selected(name)).collect(),
+            update_method: UpdateMethod {
+                replication_slot: "slot".into(),
+                publication: String::new(),
+                initial_wait_time: 0,
+            },
             stop,
         }
     }
@@ -286,6 +313,7 @@ impl Bench {
             source: self.source.clone(),
             owns_source: false,
             source_config: &config,
+            update_method: Some(&self.update_method),
             writers: &self.writers,
             assigner: Assigner::new(1),
             destination: &destination,
@@ -313,7 +341,8 @@ impl Bench {
         let mut state = self.state();
         let stream = selected(table);
         let run = state.run.clone().unwrap();
-        let settings = Settings::of(&run, &Destination::default(), &stream.table, &stream.load);
+        let settings =
+            Settings::of(&run, &Destination::default(), &stream.table, &stream.load, None);
         let mut load = crate::state::SavedLoad {
             id: "L1".into(),
             commit_id: settings.commit_id,
@@ -326,7 +355,7 @@ impl Bench {
             self.fake.world().staged.insert(manifest.clone());
             load.add(&StagedChunk { chunk_id, manifest, rows: 10, ..Default::default() });
         }
-        state.begin_load("public", table, load);
+        state.begin_load("public", table, SyncMode::FullRefresh, load);
         std::fs::write(self.state_path(), state.to_text()).unwrap();
     }
 

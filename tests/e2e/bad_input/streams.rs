@@ -74,7 +74,7 @@ fn every_fault_of_every_selected_stream_is_named_at_once() -> Result<()> {
 }
 
 #[test]
-fn a_sync_mode_of_a_later_version_is_refused_and_not_taken_for_another() -> Result<()> {
+fn a_sync_mode_that_cannot_be_run_is_refused_and_not_taken_for_another() -> Result<()> {
     let project = synced("modes", ORDERS)?;
     for mode in ["cdc", "strict_cdc", "incremental"] {
         let change = |streams: &mut Value| {
@@ -97,7 +97,7 @@ fn a_sync_mode_of_a_later_version_is_refused_and_not_taken_for_another() -> Resu
 }
 
 #[test]
-fn a_default_mode_of_a_later_version_is_refused_with_the_command_that_mends_it() -> Result<()> {
+fn a_default_mode_without_its_slot_is_refused_with_the_command_that_mends_it() -> Result<()> {
     let tables: String = (10..25).map(|t| format!("CREATE TABLE t{t} (id int);")).collect();
     let database = Database::new("default_mode")?;
     database.psql(&tables)?;

@@ -197,13 +197,13 @@ fn data(rows: &[(i64, Row)]) -> RecordBatch {
     let tag = Field::new("tag", DataType::FixedSizeBinary(16), true)
         .with_metadata([("ARROW:extension:name".to_owned(), "arrow.uuid".to_owned())].into());
     let schema = Schema::new(vec![
+        Field::new("_op_type", DataType::Utf8, false),
+        Field::new("_cdc_timestamp", utc, true),
+        Field::new("_cdc_lsn", DataType::Utf8, true),
         Field::new("Id", DataType::Int64, false),
         Field::new("kind", DataType::Utf8, true),
         tag,
         Field::new("value", DataType::Utf8, true),
-        Field::new("_op_type", DataType::Utf8, false),
-        Field::new("_cdc_timestamp", utc, true),
-        Field::new("_cdc_lsn", DataType::Utf8, true),
     ]);
     let texts = |of: &dyn Fn(&(i64, Row)) -> Option<String>| -> ArrayRef {
         Arc::new(rows.iter().map(of).collect::<StringArray>())
@@ -212,13 +212,13 @@ fn data(rows: &[(i64, Row)]) -> RecordBatch {
     let tags = FixedSizeBinaryArray::try_from_sparse_iter_with_size(tags, 16);
     let at = TimestampMicrosecondArray::from_value(1_709_208_000_000_001, rows.len());
     let columns: Vec<ArrayRef> = vec![
+        texts(&|(_, row)| Some(row.op.to_owned())),
+        Arc::new(at.with_timezone("UTC")),
+        texts(&|(id, _)| Some(format!("0/{id:X}"))),
         Arc::new(rows.iter().map(|(id, _)| *id).collect::<Int64Array>()),
         texts(&|(_, row)| Some(row.kind.clone())),
         Arc::new(tags.expect("16 bytes each")),
         texts(&|(_, row)| row.value.clone()),
-        texts(&|(_, row)| Some(row.op.to_owned())),
-        Arc::new(at.with_timezone("UTC")),
-        texts(&|(id, _)| Some(format!("0/{id:X}"))),
     ];
     RecordBatch::try_new(Arc::new(schema), columns).expect("a batch of its schema")
 }

@@ -76,13 +76,15 @@ pub fn begin(
     plain("load_id", &request.load_id)?;
     let mut loaded = table.load()?;
     let name = table.name.to_string();
-    let is_data = request.kind() == Kind::Data;
+    let is_data = matches!(request.kind(), Kind::Data | Kind::Changes);
     let columns: Vec<_> = source.fields().iter().map(|field| field.name().as_str()).collect();
     let regex = &table.partition_regex;
     let fields = if is_data { partition::parse(regex, &columns)? } else { Vec::new() };
     let plan = |metadata: Option<&TableMetadata>| {
         let plan = match request.kind() {
-            Kind::Data => schema::plan(&name, metadata, layout, &table.identifiers)?,
+            Kind::Data | Kind::Changes => {
+                schema::plan(&name, metadata, layout, &table.identifiers)?
+            }
             Kind::EqualityDeletes => equality::plan(&name, metadata, layout)?,
             Kind::PositionDeletes => positions::plan(&name, metadata)?,
         };
@@ -104,7 +106,7 @@ pub fn begin(
     let (plan, spec) = plan(metadata)?;
     let ids = plan.table.as_struct().fields().iter().map(|field| field.id);
     let content = match request.kind() {
-        Kind::Data => Content::Data,
+        Kind::Data | Kind::Changes => Content::Data,
         Kind::EqualityDeletes => Content::EqualityDeletes(ids.collect()),
         Kind::PositionDeletes => Content::PositionDeletes(String::new()),
     };
@@ -215,6 +217,7 @@ impl Stage for IcebergStage {
             files: files.len() as u64,
             bytes: files.iter().map(DataFile::file_size_in_bytes).sum(),
             kind: request.kind,
+            ..Default::default()
         };
         let common = Common {
             schema: Arc::clone(&self.schema),
@@ -246,7 +249,7 @@ impl Drop for IcebergStage {
 
 fn content_of(kind: Kind) -> ManifestContentType {
     match kind {
-        Kind::Data => ManifestContentType::Data,
+        Kind::Data | Kind::Changes => ManifestContentType::Data,
         Kind::EqualityDeletes | Kind::PositionDeletes => ManifestContentType::Deletes,
     }
 }
@@ -317,7 +320,7 @@ pub(super) fn read(
             )));
         }
         let group = match chunk.kind() {
-            Kind::Data => &mut staged.data,
+            Kind::Data | Kind::Changes => &mut staged.data,
             Kind::EqualityDeletes => &mut staged.deletes,
             Kind::PositionDeletes => &mut staged.positions,
         };
@@ -366,7 +369,7 @@ fn read_chunk(
     let found =
         (sum(DataFile::record_count), files.len() as u64, sum(DataFile::file_size_in_bytes));
     let content = match chunk.kind() {
-        Kind::Data => DataContentType::Data,
+        Kind::Data | Kind::Changes => DataContentType::Data,
         Kind::EqualityDeletes => DataContentType::EqualityDeletes,
         Kind::PositionDeletes => DataContentType::PositionDeletes,
     };

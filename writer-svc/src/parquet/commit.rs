@@ -1,4 +1,5 @@
-//! Staged chunks become the table's content, in one rename.
+//! Staged chunks become the table's content, in one rename; or are added to it
+//! ([`super::append`]).
 //!
 //! ```text
 //! lock ─► recover ─► repeated? ─► check chunks ─► build .commit-<id> ─► EXCHANGE ─► clean up
@@ -20,6 +21,7 @@ use chrono::{SecondsFormat, Utc};
 use proto::v1::commit_request::Mode;
 use proto::v1::{CommitRecord, CommitRequest};
 
+use super::append::append;
 use super::stage::{Manifest, StagedFile};
 use super::{COMMIT_PREFIX, LOCK_PATIENCE, Live, OLD_PREFIX, live, record, recover};
 use crate::error::WriterError;
@@ -35,25 +37,19 @@ const SYNC_EACH: usize = 32;
 /// empty table.
 const READER_GRACE: Duration = Duration::from_millis(500);
 
-/// Replaces the table's content by the staged chunks.
+/// Replaces the table's content by the staged chunks, or adds them to it.
 pub fn commit(paths: &TablePaths, request: &CommitRequest) -> Result<Committed, WriterError> {
-    replace(paths, request, || std::thread::sleep(READER_GRACE))
+    commit_with(paths, request, || std::thread::sleep(READER_GRACE))
 }
 
-/// The same; between the exchange and the removal of the old content, readers
+/// The same; between an exchange and the removal of the old content, readers
 /// get as long as `grace` takes.
-fn replace(
+fn commit_with(
     paths: &TablePaths,
     request: &CommitRequest,
     grace: impl FnOnce(),
 ) -> Result<Committed, WriterError> {
-    if request.mode() != Mode::Replace {
-        return Err(WriterError::InvalidRequest(format!(
-            "Parquet tables are replaced whole ({}): they take no {}",
-            Mode::Replace.as_str_name(),
-            request.mode().as_str_name()
-        )));
-    }
+    check_mode(request.mode())?;
     storage::plain("commit_id", &request.commit_id)?;
     let load = paths.load(&request.load_id)?;
     storage::create_dir_durably(&paths.staging)?;
@@ -66,6 +62,7 @@ fn replace(
         clean_up(&[load]);
         return Ok(committed(paths, record.clone(), true));
     }
+    check_expected(paths, request, &before)?;
     let files = Files::of(paths, request)?;
     let record = CommitRecord {
         commit_id: request.commit_id.clone(),
@@ -76,6 +73,11 @@ fn replace(
         committed_at: Utc::now().to_rfc3339_opts(SecondsFormat::Micros, true),
         position: request.position.clone(),
     };
+    if request.mode() == Mode::Append {
+        append(paths, &files.0, &record)?;
+        clean_up(&[load]);
+        return Ok(committed(paths, record, false));
+    }
     let next = paths.staging.join(format!("{COMMIT_PREFIX}{}", request.commit_id));
     if let Err(error) = build(&next, &files, &record) {
         clean_up(&[next]);
@@ -89,6 +91,30 @@ fn replace(
     }
     clean_up(&[old]);
     Ok(committed(paths, record, false))
+}
+
+/// Refuses what only tables with delete files can do.
+pub fn check_mode(mode: Mode) -> Result<(), WriterError> {
+    match mode {
+        Mode::Replace | Mode::Append => Ok(()),
+        Mode::RowDelta => Err(WriterError::InvalidRequest(
+            "rows of a Parquet table cannot be deleted one by one; append the changes".into(),
+        )),
+        Mode::Unspecified => Err(WriterError::InvalidRequest("a commit needs a known mode".into())),
+    }
+}
+
+/// Another commit than the caller knows of fences this one.
+fn check_expected(
+    paths: &TablePaths,
+    request: &CommitRequest,
+    before: &Live,
+) -> Result<(), WriterError> {
+    let current = match before {
+        Live::Ours(record) => record.commit_id.as_str(),
+        Live::Absent | Live::Empty => "",
+    };
+    stage::check_expected(&paths.live.display().to_string(), request, current)
 }
 
 fn committed(paths: &TablePaths, record: CommitRecord, already: bool) -> Committed {
@@ -255,7 +281,7 @@ mod tests {
         let (_handle, opened) = held(&paths.live);
         let staged = vec![stage(&paths, "load2", 0, &[("", "new", 1)])];
         let mut during = None;
-        replace(&paths, &request("c2", "load2", staged), || {
+        commit_with(&paths, &request("c2", "load2", staged), || {
             during = Some((content(&paths.live), content(&opened)));
         })
         .unwrap();
@@ -274,8 +300,8 @@ mod tests {
             request(commit_id, load, vec![stage(&paths, load, 0, &[("", "x", 1)])])
         };
         let first = request_of("c1", "load1");
-        replace(&paths, &first, || panic!("there are no readers yet")).unwrap();
-        replace(&paths, &first, || panic!("nothing is replaced")).unwrap();
+        commit_with(&paths, &first, || panic!("there are no readers yet")).unwrap();
+        commit_with(&paths, &first, || panic!("nothing is replaced")).unwrap();
         let started = std::time::Instant::now();
         commit(&paths, &request_of("c2", "load2")).unwrap();
         assert!(started.elapsed() >= READER_GRACE);

@@ -4,6 +4,7 @@
 //! - [`prepare`]: what a table holds, and the removal of what was abandoned
 //! - [`stage`]: the files of a chunk, and their manifest
 //! - [`commit`]: staged chunks become the table's content in one rename
+//! - [`append`]: or are added to it
 //! - [`record`]: the commit record, stored with the data
 //! - [`bucket`]: the same of a table in a bucket
 //!
@@ -12,6 +13,7 @@
 //! directories cannot be exchanged, none; [`recover`] ends such a moment that
 //! a crash has prolonged.
 
+pub mod append;
 pub mod bucket;
 pub mod check;
 pub mod commit;
@@ -133,7 +135,7 @@ fn live(path: &Path) -> Result<Live, WriterError> {
 ///
 /// Only between the two renames of a commit without exchange is the live
 /// directory absent while an old content exists: it goes back. Everything else
-/// that a commit or a drop has left is garbage.
+/// that a commit or a drop has left is garbage, but for an append, which goes on.
 fn recover(paths: &TablePaths) -> Result<(), WriterError> {
     let names = storage::entries(&paths.staging)?;
     if let Some(old) = names.iter().find(|name| name.starts_with(OLD_PREFIX))
@@ -148,5 +150,5 @@ fn recover(paths: &TablePaths) -> Result<(), WriterError> {
             storage::remove_tree(&paths.staging.join(name))?;
         }
     }
-    Ok(())
+    append::recover(paths)
 }

@@ -9,6 +9,7 @@ use proto::v1::CommitRecord;
 use serde::{Deserialize, Serialize};
 
 use crate::error::WriterError;
+use crate::storage;
 
 /// Its name in the table's directory.
 pub const RECORD: &str = ".tidewater-commit.json";
@@ -24,6 +25,13 @@ pub struct Stored {
     committed_at: String,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     position: String,
+}
+
+impl Stored {
+    /// Which commit it is of.
+    pub fn commit_id(&self) -> &str {
+        &self.commit_id
+    }
 }
 
 impl From<CommitRecord> for Stored {
@@ -62,13 +70,22 @@ pub fn read(table: &Path) -> Result<Option<CommitRecord>, WriterError> {
 /// Writes the record, durably but for the directory's entry.
 pub fn write(table: &Path, record: &CommitRecord) -> Result<(), WriterError> {
     let path = table.join(RECORD);
-    let stored = Stored::from(record.clone());
-    let content = serde_json::to_vec_pretty(&stored)
-        .map_err(|e| WriterError::Internal(format!("writing a commit record: {e}")))?;
+    let content = content(&record.clone().into())?;
     File::create(&path)
         .and_then(|mut file| {
             file.write_all(&content)?;
             file.sync_all()
         })
         .map_err(WriterError::io("writing", &path))
+}
+
+/// Puts another record in the place of the one of a table that readers see,
+/// durably and in one step.
+pub fn replace(table: &Path, record: Stored) -> Result<(), WriterError> {
+    storage::write_durably(&table.join(RECORD), &content(&record)?)
+}
+
+fn content(record: &Stored) -> Result<Vec<u8>, WriterError> {
+    serde_json::to_vec_pretty(record)
+        .map_err(|e| WriterError::Internal(format!("writing a commit record: {e}")))
 }

@@ -1,4 +1,5 @@
-//! Staged chunks become the table's content, by two changes of the record.
+//! Staged chunks become the table's content, or are added to it, by two changes
+//! of the record.
 //!
 //! ```text
 //! settle ─► repeated? ─► read chunks ─► INTEND ─► complete ─► PUBLISH ─► remove ─► clean up
@@ -26,24 +27,20 @@ use super::BucketTable;
 use super::record::{self, Found, Held, Next, Record};
 use super::stage::{self, Manifest};
 use crate::error::WriterError;
-use crate::parquet::record::RECORD;
+use crate::parquet::commit::check_mode;
+use crate::parquet::record::{RECORD, Stored};
 use crate::s3::bucket::Pending;
-use crate::stage::check_chunks;
+use crate::stage::{check_chunks, check_expected};
 use crate::storage::plain;
 use crate::target::Committed;
 
 /// Bases to try against.
 const ATTEMPTS: u32 = 10;
 
-/// Replaces the table's content by the staged chunks.
+/// Replaces the table's content by the staged chunks, or adds them to it.
 pub fn commit(table: &BucketTable, request: &CommitRequest) -> Result<Committed, WriterError> {
-    if request.mode() != Mode::Replace {
-        return Err(WriterError::InvalidRequest(format!(
-            "Parquet tables are replaced whole ({}): they take no {}",
-            Mode::Replace.as_str_name(),
-            request.mode().as_str_name()
-        )));
-    }
+    check_mode(request.mode())?;
+    let append = request.mode() == Mode::Append;
     plain("commit_id", &request.commit_id)?;
     let load = table.paths.load(&request.load_id)?;
     let mut chunks = None;
@@ -53,6 +50,8 @@ pub fn commit(table: &BucketTable, request: &CommitRequest) -> Result<Committed,
             clean_up(table, &load, &[]);
             return Ok(committed(table, record, true));
         }
+        let current = base.record.commit.as_ref().map_or("", Stored::commit_id);
+        check_expected(&table.paths.live, request, current)?;
         let chunks = match &chunks {
             Some(chunks) => chunks,
             None => chunks.insert(Chunks::read(table, request)?),
@@ -60,7 +59,11 @@ pub fn commit(table: &BucketTable, request: &CommitRequest) -> Result<Committed,
         let next = Next {
             commit: chunks.record(request).into(),
             files: chunks.files.clone(),
-            remove: outdated(table, &base, &chunks.files)?,
+            remove: match append {
+                true => Vec::new(),
+                false => outdated(table, &base, &chunks.files)?,
+            },
+            append,
         };
         let intent = Record { next: Some(next), ..base.record.clone() };
         let Some(intended) = record::swap(table, &base, intent)? else { continue };
@@ -195,12 +198,10 @@ fn advance(table: &BucketTable, found: Found) -> Result<Step, WriterError> {
     let Some(next) = found.record.next.clone() else { return remove(table, found) };
     match complete(table, &next.files)? {
         None => {
-            let published = Record {
-                commit: Some(next.commit),
-                files: next.files.into_iter().map(|file| file.path).collect(),
-                next: None,
-                remove: next.remove,
-            };
+            let mut files = if next.append { found.record.files.clone() } else { Vec::new() };
+            files.extend(next.files.into_iter().map(|file| file.path));
+            let published =
+                Record { commit: Some(next.commit), files, next: None, remove: next.remove };
             match record::swap(table, &found, published)? {
                 Some(found) => remove(table, found),
                 None => Ok(Step::Overtaken),

@@ -258,3 +258,39 @@ fn a_commit_of_what_does_not_belong_together_is_refused() {
         assert!(!record::read(&table).unwrap().exists());
     });
 }
+
+#[test]
+fn an_append_that_is_killed_at_any_request_adds_once() {
+    const BOTH: [&str; 5] = ["a", "b", "more than one part", "old", "old too"];
+    let mut killed = 0;
+    loop {
+        let survived = blocking(move || {
+            let fake = Arc::<Fake>::default();
+            let table = with_old(&fake);
+            let mut request = request("c2", "load2", new_chunks(&table));
+            request.mode = Mode::Append.into();
+            request.expected_commit_id = Some("c1".into());
+            request.position = "here".into();
+            *fake.lifetime.lock().unwrap() = Some(killed);
+            let survived = commit(&table, &request).is_ok() && fake.lifetime_left() > 0;
+            *fake.lifetime.lock().unwrap() = None;
+            let seen = named(&table);
+            assert!(seen == BOTH || seen == ["old", "old too"], "after {killed}: {seen:?}");
+            let made = commit(&table, &request).unwrap();
+            assert_eq!(
+                (named(&table), &*made.record.position),
+                (BOTH.map(str::to_owned).into(), "here")
+            );
+            is_clean(&fake, &table);
+            // Who knows of another commit is refused.
+            request.commit_id = "c3".into();
+            assert!(matches!(commit(&table, &request), Err(WriterError::Fenced { .. })));
+            survived
+        });
+        if survived {
+            break;
+        }
+        killed += 1;
+    }
+    assert!(killed > 5, "{killed}");
+}

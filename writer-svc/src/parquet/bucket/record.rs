@@ -6,6 +6,8 @@
 //!                        │ all completed ──────┘                     │ all removed ──┘
 //!                        └ one is gone ─► commit a, files a, remove: what b has ─► commit a, files a
 //! ```
+//!
+//! A commit that appends removes nothing: files a and b are the content then.
 
 use proto::v1::CommitRecord;
 use serde::{Deserialize, Serialize};
@@ -42,6 +44,9 @@ pub struct Next {
     pub files: Vec<Held>,
     /// What is to go once it is made.
     pub remove: Vec<String>,
+    /// The files are added to the content; else they take its place.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub append: bool,
 }
 
 /// A file that is an upload held open.

@@ -1,0 +1,140 @@
+//! What is asked of the writer for a table's changes: how they are staged, and
+//! how an interval of them is committed.
+//!
+//! | destination | the table has | stage | commit |
+//! |---|---|---|---|
+//! | Iceberg | an identity | each key's last change, and the keys to delete | ROW_DELTA |
+//! | Parquet | an identity | each transaction's last change of a key | APPEND |
+//! | either | none, or append_mode | every change as a row | APPEND |
+//!
+//! After a TRUNCATE what is staged is all that the table holds: REPLACE.
+
+use std::collections::BTreeMap;
+
+use prost::Message;
+use proto::Fault;
+use proto::v1::commit_request::Mode;
+use proto::v1::destination::Kind as Destination;
+use proto::v1::stage_request::Kind;
+use proto::v1::{CommitRequest, CommitResponse, ErrorCode, StageRequest, StagedChunk, StagedTable};
+
+use super::position::Position;
+use super::{Context, TableRun, Unrepresentable};
+use crate::state::Run;
+
+/// What an interval staged of one table.
+#[derive(Clone, Debug, Default)]
+pub struct Staged {
+    /// Rows, and keys to delete; none when nothing came after a TRUNCATE.
+    pub chunks: Vec<StagedChunk>,
+    pub load_id: String,
+    /// Nothing of what the table held before is left.
+    pub truncated: bool,
+    pub unrepresentable: Unrepresentable,
+}
+
+impl Staged {
+    /// Takes the descriptor apart; it must be of this interval and settings.
+    pub fn read(load_id: &str, settings_hash: &str, table: StagedTable) -> Result<Self, Fault> {
+        let wrong = |what: String| {
+            Fault::new(ErrorCode::Internal, format!("the descriptor of what was staged {what}"))
+                .remedy("use services of this version")
+        };
+        let mut chunks = Vec::new();
+        if !table.staged.is_empty() {
+            let mut chunk = StagedChunk::decode(table.staged)
+                .map_err(|error| wrong(format!("is malformed: {error}")))?;
+            let deletes = chunk.deletes.take();
+            chunks.push(chunk);
+            chunks.extend(deletes.map(|deletes| *deletes));
+        }
+        let fits = |c: &StagedChunk| c.load_id == load_id && c.settings_hash == settings_hash;
+        if !chunks.iter().all(fits) {
+            return Err(wrong("is of other changes".to_owned()));
+        }
+        let mut unrepresentable = BTreeMap::new();
+        for count in table.unrepresentable {
+            *unrepresentable.entry(count.column).or_default() += count.values;
+        }
+        let load_id = load_id.to_owned();
+        Ok(Staged { chunks, load_id, truncated: table.truncated, unrepresentable })
+    }
+
+    fn rows(&self) -> u64 {
+        self.chunks.iter().map(|chunk| chunk.rows).sum()
+    }
+}
+
+/// Whether changes are told apart by their rows' identity; else each is a row of
+/// its own.
+fn by_identity(table: &TableRun) -> bool {
+    let identity = table.seen.as_ref().is_some_and(|seen| !seen.identity.is_empty());
+    identity && !table.stream.append_mode
+}
+
+/// Whether changes replace rows of the table.
+fn upserts(context: &Context<'_>, table: &TableRun) -> bool {
+    by_identity(table) && matches!(context.destination.kind, Some(Destination::Iceberg(_)))
+}
+
+/// How the table's changes are staged under `load_id`, to which the source
+/// appends each interval's number.
+pub fn stage(context: &Context<'_>, run: &Run, table: &TableRun, load_id: &str) -> StageRequest {
+    StageRequest {
+        destination: Some(context.destination.clone()),
+        table: Some(table.stream.table.clone()),
+        load_id: load_id.to_owned(),
+        settings_hash: table.settings.hash.clone(),
+        processed_at: run.started_at.timestamp_micros(),
+        kind: if by_identity(table) { Kind::Changes } else { Kind::Data }.into(),
+        row_metadata: true,
+        ..Default::default()
+    }
+}
+
+/// The commit that brings the table to `position`.
+pub fn commit(
+    context: &Context<'_>,
+    table: &TableRun,
+    staged: &Staged,
+    position: &Position,
+) -> CommitRequest {
+    let mode = match (staged.truncated, upserts(context, table)) {
+        (true, _) => Mode::Replace,
+        (false, true) => Mode::RowDelta,
+        (false, false) => Mode::Append,
+    };
+    let mut chunks = staged.chunks.clone();
+    if staged.truncated {
+        // What they would delete is gone.
+        chunks.retain(|chunk| chunk.kind() == Kind::Data);
+    }
+    CommitRequest {
+        destination: Some(context.destination.clone()),
+        table: Some(table.stream.table.clone()),
+        commit_id: format!("{}.{:016X}", table.settings.commit_id, position.lsn.0),
+        load_id: staged.load_id.clone(),
+        mode: mode.into(),
+        staged: chunks,
+        position: shaped(table, position).to_string(),
+        expected_commit_id: table.last_commit.as_ref().map(|commit| commit.commit_id.clone()),
+    }
+}
+
+/// The position of a commit: how the table looked is known of an earlier one.
+fn shaped(table: &TableRun, position: &Position) -> Position {
+    let shape = table.position.as_ref().map(|known| known.shape.as_str());
+    position.clone().with_shape(shape.unwrap_or_default())
+}
+
+impl TableRun {
+    /// The table has been brought to `position` by a commit of changes.
+    pub(super) fn changed(&mut self, staged: &Staged, answer: CommitResponse, position: &Position) {
+        self.changes += staged.rows();
+        self.last_commit = answer.record;
+        self.position = Some(shaped(self, position));
+        for (column, values) in &staged.unrepresentable {
+            *self.unrepresentable.entry(column.clone()).or_default() += values;
+        }
+    }
+}

@@ -1,0 +1,358 @@
+//! Follows the log from the slot's position to the run's end.
+//!
+//! ```text
+//! source:  interval staged ─► next interval staged ─► …          finished
+//!                │                                                  │
+//!                ▼                                                  ▼
+//!         commit its tables ─► certify in the state ─► Confirm   the same for what is left
+//! ```
+//!
+//! An interval's tables are committed one by one, each with the interval's end
+//! as its position; only then does the state certify that end, and only after
+//! that does the slot move. So what is confirmed is in the tables, and what is
+//! in a table is skipped when the interval comes again.
+//!
+//! A table that the stream cannot tell the truth about is lost: it leaves the
+//! state before anything further is confirmed, and is loaded anew.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use futures::{StreamExt, stream};
+use prost::Message;
+use proto::Fault;
+use proto::lsn::Lsn;
+use proto::v1::replicate_response::Event;
+use proto::v1::{
+    ConfirmRequest, ErrorCode, IntervalStaged, ReplicateRequest, ReplicateTable, StagedTable,
+    TableLost, TableShape,
+};
+use tokio::time::{MissedTickBehavior, interval};
+use uuid::Uuid;
+
+use super::capture::Capture;
+use super::changes::{self, Staged};
+use super::commit;
+use super::resume::Action;
+use super::retry::Retry;
+use super::{Stop, Sync};
+use crate::assign::Assigned;
+
+/// Tables of an interval that are committed at once.
+const COMMITS_AT_ONCE: usize = 8;
+/// Times that one table is loaded anew in a run.
+const RELOADS: u32 = 3;
+/// Between two refreshes of what only time changes.
+const TICK: Duration = Duration::from_secs(1);
+
+/// One call of Replicate.
+struct Call {
+    /// What its stages' load ids begin with.
+    load_id: String,
+    /// The followed tables' indices in the run, by namespace and name.
+    tables: HashMap<(String, String), usize>,
+    /// Up to where everything is confirmed.
+    confirmed: Lsn,
+    /// Holds the tables' writers.
+    _assigned: Vec<Assigned>,
+}
+
+impl Sync<'_> {
+    /// Reads the log to the run's end; whether tables have to be loaded anew.
+    pub(super) async fn replicate(&mut self) -> Result<bool, Stop> {
+        let Some(capture) = self.capture.clone() else { return Ok(false) };
+        let mut retry = Retry::new(self.context.source_config.retry_count);
+        let mut confirmed = capture.log.confirmed;
+        self.context.progress.note(&format!(
+            "reading changes through {} from {} to {}",
+            capture.slot(),
+            confirmed,
+            capture.log.end
+        ));
+        loop {
+            let before = confirmed;
+            let fault = match self.follow(&capture, &mut confirmed).await {
+                Ok(()) => return self.reload_lost(),
+                Err(Stop::LoadGone(fault)) => Fault { transient: true, ..fault },
+                Err(Stop::Failed(fault)) => fault,
+                Err(stop) => return Err(stop),
+            };
+            if confirmed > before {
+                retry = Retry::new(self.context.source_config.retry_count);
+            }
+            let say = |line: &str| self.context.progress.note(line);
+            let again = retry.again("following the changes", fault, say);
+            self.context.cancellable(again).await??;
+            // What became of the last commits is known to the tables alone.
+            self.ask_again().await?;
+        }
+    }
+
+    async fn follow(&mut self, capture: &Capture, confirmed: &mut Lsn) -> Result<(), Stop> {
+        let load_id = Uuid::now_v7().to_string();
+        let mut call =
+            Call { load_id, tables: HashMap::new(), confirmed: *confirmed, _assigned: Vec::new() };
+        let request = self.request(capture, &mut call)?;
+        if request.tables.is_empty() {
+            return Ok(());
+        }
+        let mut source = self.context.source.clone();
+        let answer = self.context.cancellable(source.replicate(request)).await?;
+        let mut events = answer.map_err(Fault::from)?.into_inner();
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        loop {
+            let event = tokio::select! {
+                biased;
+                () = self.context.shutdown.cancelled() => return Err(Stop::Interrupted),
+                event = events.message() => event.map_err(Fault::from)?,
+                _ = tick.tick() => {
+                    self.context.progress.tick();
+                    continue;
+                }
+            };
+            match event.and_then(|event| event.event) {
+                Some(Event::Progress(read)) => {
+                    self.context.progress.streamed(read.rows, read.bytes);
+                }
+                Some(Event::Staged(staged)) => self.settle(capture, &mut call, staged).await?,
+                Some(Event::Lost(lost)) => self.lose(&call, lost)?,
+                Some(Event::Finished(finished)) => {
+                    let to = end(&finished.to)?;
+                    self.remember_shapes(&call, finished.shapes)?;
+                    if to > call.confirmed {
+                        self.confirm(capture, &mut call, to).await?;
+                    }
+                    return Ok(());
+                }
+                None => {
+                    let what = "source-svc ended the changes before their end";
+                    return Err(Fault::new(ErrorCode::IncompleteStream, what).into());
+                }
+            }
+            *confirmed = call.confirmed;
+        }
+    }
+
+    fn request(&self, capture: &Capture, call: &mut Call) -> Result<ReplicateRequest, Fault> {
+        let mut tables = Vec::new();
+        for (index, table) in self.tables.iter().enumerate() {
+            if !table.is_captured() || table.lost.is_some() {
+                continue;
+            }
+            let position = table.position.as_ref().ok_or_else(|| {
+                Fault::new(ErrorCode::Internal, format!("{} has no position", table.id))
+            })?;
+            let assigned = self.context.assigner.take(None);
+            let writer = &self.context.writers[assigned.writer];
+            let stage = changes::stage(&self.context, &self.run, table, &call.load_id);
+            tables.push(ReplicateTable {
+                stream: Some(table.stream.load.clone()),
+                position: position.lsn.to_string(),
+                shape: position.shape.clone(),
+                writer_address: writer.address.clone(),
+                writer_token: writer
+                    .token
+                    .as_ref()
+                    .map(|token| token.reveal().to_owned())
+                    .unwrap_or_default(),
+                stage: stage.encode_to_vec().into(),
+            });
+            let key = (table.stream.namespace.clone(), table.stream.name.clone());
+            call.tables.insert(key, index);
+            call._assigned.push(assigned);
+        }
+        Ok(ReplicateRequest {
+            config: Some(self.context.source_config.clone()),
+            slot: capture.slot().to_owned(),
+            publication: capture.publication.clone(),
+            to: capture.log.end.to_string(),
+            tables,
+            interval_changes: 0,
+            intervals_in_flight: 0,
+            initial_wait_ms: capture.initial_wait_ms,
+        })
+    }
+
+    /// Commits the tables of an interval, then says so to the slot.
+    async fn settle(
+        &mut self,
+        capture: &Capture,
+        call: &mut Call,
+        staged: IntervalStaged,
+    ) -> Result<(), Stop> {
+        let to = end(&staged.to)?;
+        let position = capture.at(to);
+        let load_id = format!("{}-{}", call.load_id, staged.number);
+        let mut commits = Vec::new();
+        for table in staged.tables {
+            let index = call.index(&table.namespace, &table.name)?;
+            if self.tables[index].lost.is_some() {
+                continue;
+            }
+            if table.truncated && table.staged.is_empty() {
+                // What is to take the place of its content must be staged.
+                let reason = "it was truncated".to_owned();
+                let (namespace, name) = (table.namespace, table.name);
+                self.lose(call, TableLost { namespace, name, reason })?;
+                continue;
+            }
+            let staged = self.staged(&load_id, index, table)?;
+            let request = changes::commit(&self.context, &self.tables[index], &staged, &position);
+            commits.push((staged, index, request));
+        }
+        let context = &self.context;
+        let made = stream::iter(commits)
+            .map(|(staged, index, request)| async move {
+                (staged, commit::commit(context, index, request).await)
+            })
+            .buffer_unordered(COMMITS_AT_ONCE)
+            .collect::<Vec<_>>();
+        let mut failed = None;
+        for (staged, committed) in context.cancellable(made).await? {
+            let table = &mut self.tables[committed.table];
+            match committed.result {
+                Ok(answer) => {
+                    table.changed(&staged, answer, &position);
+                    let (namespace, name) = (&table.stream.namespace, &table.stream.name);
+                    let reached = table.position.as_ref().unwrap_or(&position);
+                    self.keeper.change().reach(namespace, name, reached);
+                }
+                // The first one is told; the others may be made all the same.
+                Err(fault) => failed = failed.or(Some(fault)),
+            }
+        }
+        if let Some(fault) = failed {
+            self.keeper.save().await?;
+            return Err(fault.into());
+        }
+        self.confirm(capture, call, to).await
+    }
+
+    fn staged(&self, load_id: &str, index: usize, table: StagedTable) -> Result<Staged, Fault> {
+        Staged::read(load_id, &self.tables[index].settings.hash, table)
+            .map_err(|fault| fault.context(format_args!("following {}", self.tables[index].id)))
+    }
+
+    /// Everything up to `to` is committed.
+    async fn confirm(&mut self, capture: &Capture, call: &mut Call, to: Lsn) -> Result<(), Stop> {
+        self.keeper.change().certify(&capture.at(to));
+        self.keeper.save().await?;
+        let request = ConfirmRequest {
+            config: Some(self.context.source_config.clone()),
+            slot: capture.slot().to_owned(),
+            lsn: to.to_string(),
+        };
+        let mut source = self.context.source.clone();
+        let answer = self.context.cancellable(source.confirm(request)).await?;
+        answer.map_err(|status| Fault::from(status).context("moving the replication slot"))?;
+        call.confirmed = to;
+        Ok(())
+    }
+
+    /// How the tables look now that they have everything.
+    fn remember_shapes(&mut self, call: &Call, shapes: Vec<TableShape>) -> Result<(), Fault> {
+        for TableShape { namespace, name, shape } in shapes {
+            let table = &mut self.tables[call.index(&namespace, &name)?];
+            if let Some(position) = table.position.as_mut().filter(|_| table.lost.is_none()) {
+                position.shape = shape;
+                self.keeper.change().reach(&namespace, &name, position);
+            }
+        }
+        Ok(())
+    }
+
+    /// The table is not followed any more; the state knows before the slot is
+    /// moved past what it lacks.
+    fn lose(&mut self, call: &Call, lost: TableLost) -> Result<(), Fault> {
+        let index = call.index(&lost.namespace, &lost.name)?;
+        let table = &mut self.tables[index];
+        table.times_lost += 1;
+        if table.times_lost > RELOADS {
+            return Err(Fault::new(
+                ErrorCode::Source,
+                format!(
+                    "{} was loaded anew {RELOADS} times in this sync, and again its changes \
+                     cannot be followed: {}",
+                    table.id, lost.reason
+                ),
+            )
+            .remedy(
+                "sync again when the table is changed less, or set its sync_mode to full_refresh",
+            ));
+        }
+        self.context.progress.note(&format!(
+            "{} is loaded anew: its changes cannot be followed: {}",
+            table.id, lost.reason
+        ));
+        table.lost = Some(lost.reason);
+        self.keeper.change().unfollow(&lost.namespace, &lost.name);
+        Ok(())
+    }
+
+    /// The tables that were lost are to be read; whether there are any.
+    fn reload_lost(&mut self) -> Result<bool, Stop> {
+        let mut any = false;
+        for (index, table) in self.tables.iter_mut().enumerate() {
+            if table.lost.take().is_none() {
+                continue;
+            }
+            any = true;
+            table.action = Action::ReadAll;
+            table.outcome = None;
+            table.position = None;
+            self.context.progress.restart(index);
+            self.keeper.change().remove(&table.stream.namespace, &table.stream.name);
+        }
+        if let Some(capture) = &mut self.capture {
+            // Once in a sync.
+            capture.initial_wait_ms = 0;
+        }
+        Ok(any)
+    }
+
+    /// Where the followed tables are now.
+    async fn ask_again(&mut self) -> Result<(), Stop> {
+        let followed: Vec<_> = (0..self.tables.len())
+            .filter(|&at| self.tables[at].is_captured() && self.tables[at].lost.is_none())
+            .collect();
+        self.ask_writers(&followed).await?;
+        for index in followed {
+            let table = &mut self.tables[index];
+            let commit = table.last_commit.as_ref();
+            let position = commit.and_then(|commit| commit.position.parse().ok());
+            let behind = position.as_ref().is_none_or(|position: &super::position::Position| {
+                table.position.as_ref().is_some_and(|known| position.lsn < known.lsn)
+            });
+            if behind {
+                let what = format!("{} was changed by somebody else while it was synced", table.id);
+                let fault = Fault::new(ErrorCode::Conflict, what);
+                return Err(Stop::Failed(Fault { transient: false, ..fault }));
+            }
+            let shape = table.position.take().map(|known| known.shape);
+            table.position = position.map(|position| match &shape {
+                Some(shape) => position.with_shape(shape),
+                None => position,
+            });
+        }
+        Ok(())
+    }
+}
+
+impl Call {
+    fn index(&self, namespace: &str, name: &str) -> Result<usize, Fault> {
+        let index = self.tables.get(&(namespace.to_owned(), name.to_owned()));
+        index.copied().ok_or_else(|| {
+            Fault::new(
+                ErrorCode::Internal,
+                format!("source-svc tells of {namespace}.{name}, which was not asked for"),
+            )
+        })
+    }
+}
+
+fn end(text: &str) -> Result<Lsn, Fault> {
+    text.parse().map_err(|error| {
+        Fault::new(ErrorCode::Internal, format!("source-svc says where an interval ends: {error}"))
+    })
+}

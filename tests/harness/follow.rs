@@ -1,0 +1,208 @@
+//! Tables that are followed: a project that captures changes, and what a reader
+//! makes of a destination that holds them.
+
+use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, Weak};
+
+use anyhow::{Context, Result, bail, ensure};
+use proto::lsn::Lsn;
+use serde_json::{Value, json};
+
+use crate::builds::Build;
+use crate::compare::{Cell, Row, Rows, same_rows};
+use crate::iceberg::engine::Engine as IcebergEngine;
+use crate::iceberg::verify::iceberg_type;
+use crate::iceberg::warehouse::Warehouse;
+use crate::postgres::{Database, Options, Server};
+use crate::reader::{Engine, ReadTable, read_all};
+use crate::run::Project;
+use crate::truth::destination_name;
+use crate::verify::{Expected, quoted};
+
+/// The server that tests of change capture share, of a given build. A slot is
+/// made only when every transaction of the whole server that has written has
+/// ended: other tests hold some open for long.
+pub fn server(build: &Build) -> Result<Arc<Server>> {
+    static SHARED: Mutex<Option<HashMap<u32, Weak<Server>>>> = Mutex::new(None);
+    let mut shared = SHARED.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let shared = shared.get_or_insert_default();
+    if let Some(server) = shared.get(&build.major).and_then(Weak::upgrade) {
+        return Ok(server);
+    }
+    let options = Options::default().set("max_replication_slots", 100).set("max_wal_senders", 100);
+    let server = Arc::new(Server::start_build(build, &options)?);
+    shared.insert(build.major, Arc::downgrade(&server));
+    Ok(server)
+}
+
+/// A project on a new database of `build`'s server whose streams are followed
+/// through a slot of its name: `sql` is run, and everything is discovered.
+pub fn project_on(build: &Build, label: &str, sql: &str) -> Result<Project> {
+    let database = Database::on(&server(build)?, label)?;
+    database.psql(sql)?;
+    let project = Project::new(&database)?;
+    project.edit("source.json", |source| {
+        source["default_mode"] = "cdc".into();
+        source["update_method"] = json!({"replication_slot": slot(&project)});
+    })?;
+    project.discover()?;
+    Ok(project)
+}
+
+/// The same on the newest build.
+pub fn project(label: &str, sql: &str) -> Result<Project> {
+    project_on(&Build::newest()?, label, sql)
+}
+
+/// The project's slot.
+pub fn slot(project: &Project) -> String {
+    project.database().name.clone()
+}
+
+/// What the summary on stdout says of one stream.
+pub fn outcome(stdout: &str, stream: &str) -> Result<Value> {
+    let line = stdout.lines().last().context("no summary was printed")?;
+    let summary: Value = serde_json::from_str(line).with_context(|| line.to_owned())?;
+    let streams = summary["streams"].as_array().cloned().unwrap_or_default();
+    let found = streams.into_iter().find(|entry| entry["stream"] == stream);
+    found.with_context(|| format!("{stream} is not in {line}"))
+}
+
+/// Every stream ("schema.table") equals its relation: Parquet tables read by
+/// DuckDB and reduced by key.
+pub fn equals_source(project: &Project, streams: &[&str]) -> Result<()> {
+    let expected = relations(project, streams)?;
+    let directories: Vec<PathBuf> =
+        expected.iter().map(|stream| project.table(&stream.namespace, &stream.name)).collect();
+    let tables = read_all(Engine::DuckDb, &directories)?;
+    let mut faults = Vec::new();
+    for (stream, table) in expected.iter().zip(&tables) {
+        if let Err(error) = equal_reduced(stream, table) {
+            faults.push(format!("{}.{}: {error:#}", stream.namespace, stream.name));
+        }
+    }
+    ensure!(faults.is_empty(), "{}", faults.join("\n"));
+    Ok(())
+}
+
+/// Every stream equals its relation: Iceberg tables, by the engines that know
+/// equality deletes.
+pub fn lake_equals_source(
+    warehouse: &Warehouse,
+    project: &Project,
+    streams: &[&str],
+) -> Result<()> {
+    let expected = relations(project, streams)?;
+    let names: Vec<String> = expected
+        .iter()
+        .map(|stream| {
+            warehouse.table_of(project, &stream.namespace, &stream.name).name().to_owned()
+        })
+        .collect();
+    let mut faults = Vec::new();
+    for engine in [IcebergEngine::DuckDb, IcebergEngine::ClickHouse] {
+        let tables = engine.read(&warehouse.client(), &names)?;
+        for (stream, table) in expected.iter().zip(&tables) {
+            let kinds: Vec<String> = stream.columns.iter().map(iceberg_type).collect();
+            let told = engine.tells(&stream.rows, &kinds);
+            let compared = table
+                .rows
+                .project(&stream.rows.columns)
+                .and_then(|rows| same_rows(&told, &rows, &stream.key));
+            if let Err(error) = compared {
+                faults
+                    .push(format!("{}.{} by {engine:?}: {error:#}", stream.namespace, stream.name));
+            }
+        }
+    }
+    ensure!(faults.is_empty(), "{}", faults.join("\n"));
+    Ok(())
+}
+
+/// What the relations hold; [`Expected::key`] is what changes tell rows apart by.
+fn relations(project: &Project, streams: &[&str]) -> Result<Vec<Expected>> {
+    let mut expected = crate::verify::relations(project, streams)?;
+    for stream in &mut expected {
+        let identity = project.database().psql(&format!(
+            "SELECT a.attname FROM pg_class c JOIN pg_index i ON i.indrelid = c.oid
+             JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = ANY (i.indkey)
+             WHERE c.oid = '{}'::regclass
+             AND CASE c.relreplident WHEN 'i' THEN i.indisreplident ELSE i.indisprimary END
+             ORDER BY a.attnum",
+            quoted(&stream.namespace, &stream.name)
+        ))?;
+        stream.key = identity.lines().map(destination_name).collect();
+    }
+    Ok(expected)
+}
+
+fn equal_reduced(expected: &Expected, table: &ReadTable) -> Result<()> {
+    let rows = match expected.key.is_empty() {
+        true => inserted(&table.rows)?,
+        false => reduced(&table.rows, &expected.key)?,
+    };
+    same_rows(&expected.rows, &rows.project(&expected.rows.columns)?, &expected.key)
+}
+
+/// What is left when of each key the newest change counts.
+fn reduced(rows: &Rows, key: &[String]) -> Result<Rows> {
+    let key_places = places(rows, key)?;
+    let [op, lsn] = places_of(rows)?;
+    let [id] = places(rows, &["_olake_id".to_owned()])?[..] else { bail!("one place") };
+    let mut newest: BTreeMap<Row, (Option<Lsn>, &Row)> = BTreeMap::new();
+    for row in &rows.rows {
+        let key: Row = key_places.iter().map(|&at| row[at].clone()).collect();
+        let at = position(row, op, lsn)?;
+        match newest.get(&key) {
+            Some((_, other)) if other[id] != row[id] => {
+                bail!("the key {key:?} is {} and {}", other[id], row[id])
+            }
+            Some((known, _)) if *known == at => {
+                bail!("two rows of the key {key:?} are of one transaction ({at:?})")
+            }
+            Some((known, _)) if *known > at => {}
+            _ => {
+                newest.insert(key, (at, row));
+            }
+        }
+    }
+    let live = newest.into_values().map(|(_, row)| row);
+    let live = live.filter(|row| row[op].as_str() != Some("d")).cloned();
+    Ok(Rows { columns: rows.columns.clone(), rows: live.collect() })
+}
+
+/// The rows of a table that only grows.
+fn inserted(rows: &Rows) -> Result<Rows> {
+    let [op, lsn] = places_of(rows)?;
+    for row in &rows.rows {
+        position(row, op, lsn)?;
+        ensure!(matches!(row[op].as_str(), Some("r" | "c")), "a row is a {}", row[op]);
+    }
+    Ok(rows.clone())
+}
+
+/// Where in the log a row is of; none: of the load. The metadata must agree.
+fn position(row: &Row, op: usize, lsn: usize) -> Result<Option<Lsn>> {
+    match (row[op].as_str(), &row[lsn]) {
+        (Some("r"), Cell::Null) => Ok(None),
+        (Some("c" | "u" | "d"), Cell::Text(text)) => Ok(Some(text.parse()?)),
+        (op, lsn) => bail!("a row has _op_type {op:?} and _cdc_lsn {lsn}"),
+    }
+}
+
+fn places_of(rows: &Rows) -> Result<[usize; 2]> {
+    let found = places(rows, &["_op_type".to_owned(), "_cdc_lsn".to_owned()])?;
+    Ok([found[0], found[1]])
+}
+
+fn places(rows: &Rows, columns: &[String]) -> Result<Vec<usize>> {
+    columns
+        .iter()
+        .map(|name| {
+            let place = rows.columns.iter().position(|known| known == name);
+            place.with_context(|| format!("no column {name}; there are {:?}", rows.columns))
+        })
+        .collect()
+}

@@ -1,0 +1,214 @@
+//! The way of a stream's rows into the files of a stage.
+//!
+//! ```text
+//! rows:     ─────────────────────────────────► layout ─► split, sort ─► encode ─► stage
+//! changes:  reduce ─┬─ each key's last row ──► layout ─► split, sort ─► encode ─► stage
+//!                   └─ keys to delete ───────► layout ────────────────► encode ─► stage
+//!                      (where rows can be deleted)
+//! ```
+
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use proto::v1::stage_request::Kind;
+use proto::v1::{StageRequest, StagedChunk};
+use tokio_util::sync::CancellationToken;
+
+use crate::Options;
+use crate::decimal;
+use crate::encode::Encoder;
+use crate::error::WriterError;
+use crate::iceberg::positions;
+use crate::layout::Layout;
+use crate::partition::Split;
+use crate::reduce::{Reducer, Scope};
+use crate::row_metadata::RowMetadata;
+use crate::spill::PartitionSorter;
+use crate::target::{self, Staging};
+
+/// What becomes of the batches of a stream.
+pub enum Way {
+    /// All rows are staged.
+    Rows(Box<Rows>),
+    /// What they come to is.
+    Changes(Box<Changes>),
+}
+
+impl Way {
+    /// For batches of the schema `sent`. Refuses what no batch could pass.
+    pub fn begin(
+        request: &StageRequest,
+        sent: &SchemaRef,
+        options: &Options,
+    ) -> Result<Self, WriterError> {
+        Ok(match request.kind() {
+            Kind::Changes => Way::Changes(Box::new(Changes::begin(request, sent, options)?)),
+            Kind::Data | Kind::EqualityDeletes | Kind::PositionDeletes => {
+                Way::Rows(Box::new(Rows::begin(request.clone(), sent, options)?))
+            }
+        })
+    }
+
+    /// Takes a batch.
+    pub fn push(&mut self, sent: &RecordBatch) -> Result<(), WriterError> {
+        match self {
+            Way::Rows(rows) => rows.push(sent),
+            Way::Changes(changes) => changes.reducer.push(sent),
+        }
+    }
+
+    /// Stages everything that was pushed.
+    pub fn finish(self, cancelled: &CancellationToken) -> Result<StagedChunk, WriterError> {
+        match self {
+            Way::Rows(rows) => rows.finish(cancelled),
+            Way::Changes(changes) => changes.finish(cancelled),
+        }
+    }
+}
+
+/// Changes on their way.
+pub struct Changes {
+    reducer: Reducer,
+    rows: Rows,
+    /// Absent: the destination cannot delete rows.
+    keys: Option<Rows>,
+}
+
+impl Changes {
+    fn begin(
+        request: &StageRequest,
+        sent: &SchemaRef,
+        options: &Options,
+    ) -> Result<Self, WriterError> {
+        let rows = StageRequest { kind: Kind::Data.into(), ..request.clone() };
+        let rows = Rows::begin(rows, sent, options)?;
+        let key = request.table.as_ref().map(|table| table.key_columns.as_slice());
+        let deletes = rows.deletes;
+        let reducer = Reducer::new(
+            if deletes { Scope::Stream } else { Scope::Transaction },
+            Arc::clone(sent),
+            key.unwrap_or_default(),
+            rows.encoder.scratch(),
+            usize::try_from(options.sort_bytes).unwrap_or(usize::MAX),
+        )?;
+        if !deletes {
+            return Ok(Changes { reducer, rows, keys: None });
+        }
+        let keys = StageRequest {
+            kind: Kind::EqualityDeletes.into(),
+            row_metadata: false,
+            chunk_id: request.chunk_id + 1,
+            ..request.clone()
+        };
+        let keys = Rows::begin(keys, &reducer.keys(), options)?;
+        Ok(Changes { reducer, rows, keys: Some(keys) })
+    }
+
+    fn finish(mut self, cancelled: &CancellationToken) -> Result<StagedChunk, WriterError> {
+        for reduced in self.reducer.finish()? {
+            if cancelled.is_cancelled() {
+                return Err(WriterError::Cancelled);
+            }
+            let reduced = reduced?;
+            self.rows.push(&reduced.rows)?;
+            if let Some(keys) = &mut self.keys {
+                keys.push(&reduced.keys)?;
+            }
+        }
+        let mut staged = self.rows.finish(cancelled)?;
+        if let Some(keys) = self.keys.filter(|keys| keys.pushed > 0) {
+            staged.deletes = Some(Box::new(keys.finish(cancelled)?));
+        }
+        Ok(staged)
+    }
+}
+
+/// Rows on their way.
+pub struct Rows {
+    request: StageRequest,
+    layout: Layout,
+    row_metadata: Option<RowMetadata>,
+    encoder: Encoder,
+    sorted: Option<(Box<dyn Split>, PartitionSorter)>,
+    /// Rows taken so far.
+    pushed: usize,
+    /// Whether the destination can delete rows.
+    deletes: bool,
+}
+
+impl Rows {
+    fn begin(
+        request: StageRequest,
+        sent: &SchemaRef,
+        options: &Options,
+    ) -> Result<Self, WriterError> {
+        let target = target::of(request.destination.as_ref(), request.table.as_ref(), options)?;
+        if !target.takes(request.kind()) {
+            return Err(WriterError::InvalidRequest(format!(
+                "the destination of {} takes no {}: of its kinds of tables only Iceberg's do",
+                request.table.as_ref().map_or("", |table| table.stream.as_str()),
+                request.kind().as_str_name()
+            )));
+        }
+        let row_metadata = RowMetadata::of(&request, sent)?;
+        let source = match &row_metadata {
+            Some(row_metadata) => row_metadata.source(),
+            None => Arc::clone(sent),
+        };
+        let names: Vec<_> = source.fields().iter().map(|f| f.name().as_str()).collect();
+        let mut layout = match request.kind() {
+            Kind::EqualityDeletes => Layout::of_key(&source, &request)?,
+            Kind::PositionDeletes => Layout::of_columns(&source, &positions::columns(), &request)?,
+            Kind::Data | Kind::Changes => {
+                Layout::new(&source, &request, &target.typed_columns(&names)?)?
+            }
+        };
+        let declared = decimal::declared(&layout.schema());
+        let Staging { stage, schema, split } = target.stage(&request, &source, declared)?;
+        layout.declare(&schema);
+        let sorted = split.map(|split| {
+            let budget = usize::try_from(options.sort_bytes).unwrap_or(usize::MAX);
+            (split, PartitionSorter::new(stage.scratch(), layout.schema(), budget))
+        });
+        let row_group_bytes = usize::try_from(options.row_group_bytes).unwrap_or(usize::MAX);
+        let encoder =
+            Encoder::new(stage, layout.schema(), target.max_file_bytes(), row_group_bytes);
+        let deletes = target.takes(Kind::EqualityDeletes);
+        Ok(Rows { request, layout, row_metadata, encoder, sorted, pushed: 0, deletes })
+    }
+
+    fn push(&mut self, sent: &RecordBatch) -> Result<(), WriterError> {
+        if sent.num_rows() == 0 {
+            return Ok(());
+        }
+        self.pushed += sent.num_rows();
+        let (source, metadata) = match &self.row_metadata {
+            Some(row_metadata) => row_metadata.split(sent)?,
+            None => (sent.clone(), None),
+        };
+        let batch = self.layout.apply(&source, metadata)?;
+        match &mut self.sorted {
+            None => self.encoder.write("", &batch),
+            Some((split, sorter)) => {
+                // As it comes it says more about the table than one partition's rows.
+                self.encoder.learn(&batch);
+                let groups = split.split(&source, &batch)?;
+                sorter.push(&batch, &groups)
+            }
+        }
+    }
+
+    fn finish(mut self, cancelled: &CancellationToken) -> Result<StagedChunk, WriterError> {
+        if let Some((_, sorter)) = self.sorted.take() {
+            for part in sorter.finish()? {
+                if cancelled.is_cancelled() {
+                    return Err(WriterError::Cancelled);
+                }
+                let (partition, batch) = part?;
+                self.encoder.write(&partition, &batch)?;
+            }
+        }
+        self.encoder.finish()?.seal(&self.request)
+    }
+}
