@@ -31,7 +31,11 @@ pub fn server(build: &Build) -> Result<Arc<Server>> {
     if let Some(server) = shared.get(&build.major).and_then(Weak::upgrade) {
         return Ok(server);
     }
-    let options = Options::default().set("max_replication_slots", 100).set("max_wal_senders", 100);
+    let options = Options::default()
+        .set("max_replication_slots", 100)
+        .set("max_wal_senders", 100)
+        // A sync ends where the log is flushed: what is committed must be.
+        .set("synchronous_commit", "on");
     let server = Arc::new(Server::start_build(build, &options)?);
     shared.insert(build.major, Arc::downgrade(&server));
     Ok(server)
