@@ -23,6 +23,7 @@ use arrow_flight::FlightData;
 use arrow_flight::flight_descriptor::DescriptorType;
 use futures::{Stream, StreamExt};
 use prost::Message;
+use proto::v1::stage_request::Kind;
 use proto::v1::{EndOfStream, StageRequest, StagedChunk};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
