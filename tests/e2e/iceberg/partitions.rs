@@ -192,7 +192,9 @@ pub fn uuids_are_partition_values(pair: Pair) -> Result<()> {
             written.resize(COUNT as usize, Cell::Null);
             written.sort();
             assert_eq!(read, written, "{engine:?}");
-            for uuid in uuids()?.lines() {
+            // It compares no uuid of a file with one of a condition.
+            let conditions = if engine == Engine::PyIceberg { String::new() } else { uuids()? };
+            for uuid in conditions.lines() {
                 let condition = format!("u = '{uuid}'");
                 let expected = lake
                     .project
