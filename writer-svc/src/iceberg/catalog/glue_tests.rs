@@ -65,32 +65,33 @@ impl Fake {
     }
 }
 
-/// Answers the requests of one connection, until one is to have no answer.
+/// Answers the one request of a connection, unless it is to have no answer. (A
+/// client that is told to close cannot wait on a connection that nobody reads.)
 fn serve(stream: &TcpStream, told: &Mutex<Vec<(String, Value)>>, answers: &mut VecDeque<Answer>) {
     let mut reader = BufReader::new(stream);
-    loop {
-        let (mut action, mut length, mut line) = (String::new(), 0, String::new());
-        while reader.read_line(&mut line).unwrap_or(0) > 0 && line != "\r\n" {
-            let (header, value) = line.trim().split_once(": ").unwrap_or_default();
-            match header.to_ascii_lowercase().as_str() {
-                "x-amz-target" => action = value.trim_start_matches("AWSGlue.").to_owned(),
-                "content-length" => length = value.parse().unwrap(),
-                _ => {}
-            }
-            line.clear();
+    let (mut action, mut length, mut line) = (String::new(), 0, String::new());
+    while reader.read_line(&mut line).unwrap_or(0) > 0 && line != "\r\n" {
+        let (header, value) = line.trim().split_once(": ").unwrap_or_default();
+        match header.to_ascii_lowercase().as_str() {
+            "x-amz-target" => action = value.trim_start_matches("AWSGlue.").to_owned(),
+            "content-length" => length = value.parse().unwrap(),
+            _ => {}
         }
-        if action.is_empty() {
-            return;
-        }
-        let mut body = vec![0; length];
-        reader.read_exact(&mut body).unwrap();
-        told.lock().unwrap().push((action, serde_json::from_slice(&body).unwrap()));
-        let Some(Some((status, answer))) = answers.pop_front() else { return };
-        let answer = answer.to_string();
-        let head = format!("HTTP/1.1 {status} X\r\ncontent-length: {}\r\n\r\n", answer.len());
-        let mut stream = stream;
-        stream.write_all((head + &answer).as_bytes()).unwrap();
+        line.clear();
     }
+    if action.is_empty() {
+        return;
+    }
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).unwrap();
+    told.lock().unwrap().push((action, serde_json::from_slice(&body).unwrap()));
+    let Some(Some((status, answer))) = answers.pop_front() else { return };
+    let answer = answer.to_string();
+    let length = answer.len();
+    let head =
+        format!("HTTP/1.1 {status} X\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n");
+    let mut stream = stream;
+    stream.write_all((head + &answer).as_bytes()).unwrap();
 }
 
 /// A table as Glue describes it.
