@@ -39,6 +39,10 @@ pub async fn open(
     }
     let session = Session::open(config, "tidewater capture").await?;
     check::require_version(&session)?;
+    // The end of the log that is flushed lies behind what is made here, whatever
+    // the server's default: a slot moved there can read a new publication.
+    let flushes = session.batch_execute("SET synchronous_commit = local").await;
+    flushes.map_err(SourceError::postgres("setting synchronous_commit"))?;
     let server = server::require(&session).await?;
     let mut tables = table::look(&session, &request.streams, &config.username).await?;
     let before = slot::find(&session, &request.slot).await?;

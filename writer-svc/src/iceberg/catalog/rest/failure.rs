@@ -201,8 +201,9 @@ impl Refusal {
             }
             300..=399 => "set rest_catalog_url in destination.json to where it redirects to",
             404 if self.is_missing() => {
-                "correct iceberg_s3_path in destination.json (the warehouse, as the catalog knows \
-                 it), or create that warehouse in the catalog"
+                "correct rest_catalog_url in destination.json (up to and without /v1), or \
+                 iceberg_s3_path (the warehouse, as the catalog knows it), or create that warehouse \
+                 in the catalog"
             }
             404 | 405 => {
                 "correct rest_catalog_url in destination.json: the address of the Iceberg REST \
