@@ -94,7 +94,9 @@ def clickhouse_source(table, properties):
         place = properties["s3.endpoint"] + "/" + base.partition("://")[2] + "/"
         keys = [properties["s3.access-key-id"], properties["s3.secret-access-key"]]
         return f"icebergS3({', '.join(quoted(text) for text in [place, *keys])}, {pinned})"
-    return f"icebergLocal({quoted(base.removeprefix('file://') + '/')}, {pinned})"
+    # Java writes file:/path, too.
+    path = "/" + base.removeprefix("file:").lstrip("/")
+    return f"icebergLocal({quoted(path + '/')}, {pinned})"
 
 
 def clickhouse(what, table, properties, form, snapshot_id=None):
