@@ -25,6 +25,8 @@ Tidewater: PostgreSQL tables into Parquet files.
   ./build.sh test [filter]                       all tests, on real servers
   ./build.sh bench full-load [flags]             a full load against PostgreSQL's
                                                  own COPY; --help lists the flags
+  ./build.sh bench cdc [flags]                   a backlog of changes against
+                                                 pg_recvlogical
   ./build.sh build                               all programs, in target/release
   ./build.sh help                                this text
 
@@ -111,6 +113,8 @@ demo() {
 bench() {
   "$root/tests/parts/postgres.sh" one
   "$root/tests/parts/venv.sh"
+  # Iceberg's readers, too: they tell what has become of deletes.
+  [[ ${1:-} != cdc ]] || "$root/tests/parts/iceberg.sh"
   build all
   exec "$target/release/bench" "$@"
 }

@@ -1,4 +1,5 @@
 //! `./build.sh bench full-load`: a full load against PostgreSQL's own COPY.
+//! `./build.sh bench cdc`: changes against `pg_recvlogical` ([`cdc`]).
 //!
 //! ```text
 //! kept cluster (database) → warm → per round: floor, then sync → medians
@@ -8,6 +9,7 @@
 //! within one run: what disturbs one disturbs the other, and only the ratio
 //! says something about us.
 
+mod cdc;
 mod database;
 mod floor;
 mod processes;
@@ -18,8 +20,10 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Args, Parser, Subcommand};
+use serde_json::json;
 
-use crate::database::Trips;
+use crate::cdc::Cdc;
+use crate::database::{DATABASE, Trips};
 use crate::report::{Report, Round};
 use crate::sync::{Format, Sync};
 
@@ -35,6 +39,9 @@ enum Command {
     /// A full load to local Parquet or Iceberg, against two parallel COPYs to
     /// /dev/null.
     FullLoad(FullLoad),
+    /// A backlog of changes into local Iceberg tables, against pg_recvlogical to
+    /// /dev/null.
+    Cdc(Cdc),
 }
 
 #[derive(Args)]
@@ -58,8 +65,11 @@ struct FullLoad {
 }
 
 fn main() -> ExitCode {
-    let Command::FullLoad(options) = Cli::parse().command;
-    match full_load(&options) {
+    let done = match Cli::parse().command {
+        Command::FullLoad(options) => full_load(&options),
+        Command::Cdc(options) => cdc::run(&options),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("bench: {error:#}");
@@ -73,11 +83,12 @@ fn full_load(options: &FullLoad) -> Result<()> {
     trips.warm()?;
     let bytes = floor::bytes(&trips)?;
     let format = if options.iceberg { Format::Iceberg } else { Format::Parquet };
-    let sync = Sync::prepare(&trips, options.max_threads, format)?;
+    let source = json!({"default_mode": "full_refresh", "max_threads": options.max_threads});
+    let sync = Sync::prepare(&trips.server, DATABASE, source, format)?;
     let mut report = Report::begin(&trips, bytes, options.max_threads, format);
     for number in 1..=options.rounds {
         let floor = floor::run(&trips)?;
-        let sync = sync.run().with_context(|| format!("sync of round {number}"))?;
+        let sync = sync.run_first().with_context(|| format!("sync of round {number}"))?;
         report.add(Round { floor, sync });
     }
     report.end(&sync.output()?);

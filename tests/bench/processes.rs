@@ -38,6 +38,18 @@ pub struct Measured {
     pub processes: BTreeMap<String, Usage>,
 }
 
+impl Measured {
+    /// Seconds of CPU of a program.
+    pub fn cpu_of(&self, program: &str) -> f64 {
+        self.processes.get(program).map_or(0.0, |usage| usage.cpu)
+    }
+
+    /// Its highest resident set, in bytes.
+    pub fn peak_of(&self, program: &str) -> f64 {
+        self.processes.get(program).map_or(0.0, |usage| usage.peak as f64)
+    }
+}
+
 /// Runs the command to its end.
 pub fn measure(command: &mut Command) -> Result<(ExitStatus, Measured)> {
     let before = ended_children()?;

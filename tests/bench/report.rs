@@ -8,7 +8,7 @@ use crate::processes::Measured;
 use crate::sync::{Format, Output};
 
 /// In the order of the columns.
-const PROGRAMS: [&str; 3] = ["orchestrator", "source-svc", "writer-svc"];
+pub const PROGRAMS: [&str; 3] = ["orchestrator", "source-svc", "writer-svc"];
 
 /// The floor and the sync that took its turn after it.
 pub struct Round {
@@ -42,13 +42,7 @@ impl Report {
             "PostgreSQL {} on this machine, {cores} cores for all; max_threads {max_threads}",
             trips.server.build().version
         );
-        if let Ok(load) = procfs::Current::current().map(|load: procfs::LoadAverage| load.one)
-            && load > 0.5
-        {
-            println!(
-                "careful: the machine was busy in the last minute (load {load:.1}; part may be ours)"
-            );
-        }
+        busy();
         println!("\n(a) floor: two parallel psql COPY … TO STDOUT (FORMAT binary) > /dev/null");
         let table = match format {
             Format::Parquet => "zstd Parquet",
@@ -96,11 +90,8 @@ impl Report {
         let cpu = median(rounds, |round| round.sync.cpu);
         print!("{:>6} (b) sync  {} {cpu:>7.2}", "", self.speed(sync));
         for program in PROGRAMS {
-            let cpu =
-                median(rounds, |round| round.sync.processes.get(program).map_or(0.0, |p| p.cpu));
-            let peak = median(rounds, |round| {
-                round.sync.processes.get(program).map_or(0.0, |p| p.peak as f64 / 1e6)
-            });
+            let cpu = median(rounds, |round| round.sync.cpu_of(program));
+            let peak = median(rounds, |round| round.sync.peak_of(program) / 1e6);
             print!(" {cpu:>7.2} {peak:>8.0}");
         }
         println!(" {:>6.2}", median(rounds, Round::ratio));
@@ -117,8 +108,19 @@ fn mega(bytes: u64) -> u64 {
     (bytes + 500_000) / 1_000_000
 }
 
+/// Says so when others may disturb what is measured.
+pub fn busy() {
+    if let Ok(load) = procfs::Current::current().map(|load: procfs::LoadAverage| load.one)
+        && load > 0.5
+    {
+        println!(
+            "careful: the machine was busy in the last minute (load {load:.1}; part may be ours)"
+        );
+    }
+}
+
 /// The middle value; of an even number, the mean of the two in the middle.
-fn median(rounds: &[Round], value: impl Fn(&Round) -> f64) -> f64 {
+pub fn median<T>(rounds: &[T], value: impl Fn(&T) -> f64) -> f64 {
     let mut values: Vec<f64> = rounds.iter().map(value).collect();
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;

@@ -4,12 +4,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
-use tests::postgres::{PASSWORD, USER};
+use tests::postgres::{PASSWORD, Server, USER};
 
-use crate::database::{DATABASE, Trips};
 use crate::processes::{self, Measured};
+
+/// The destination, and the file that says how far it has come.
+const LAKE: &str = "lake";
+const STATE: &str = "state.json";
 
 /// Config files, ready for any number of runs.
 pub struct Sync {
@@ -32,21 +35,29 @@ pub struct Output {
 }
 
 impl Sync {
-    /// Writes the config files and runs discover once.
-    pub fn prepare(trips: &Trips, max_threads: u32, format: Format) -> Result<Sync> {
+    /// Writes the config files and runs discover once. `settings`: what
+    /// source.json has beyond the connection.
+    pub fn prepare(
+        server: &Server,
+        database: &str,
+        settings: Value,
+        format: Format,
+    ) -> Result<Sync> {
         let parent = tests::parts::root().join("bench");
+        std::fs::create_dir_all(&parent)?;
         let directory = tempfile::Builder::new().prefix("sync-").tempdir_in(parent)?;
         let sync = Sync { directory };
-        let source = json!({
+        let mut source = json!({
             "host": "127.0.0.1",
-            "port": trips.server.port(),
-            "database": DATABASE,
+            "port": server.port(),
+            "database": database,
             "username": USER,
             "password": PASSWORD,
             "ssl": {"mode": "disable"},
-            "default_mode": "full_refresh",
-            "max_threads": max_threads,
         });
+        for (key, value) in settings.as_object().into_iter().flatten() {
+            source[key] = value.clone();
+        }
         let destination = match format {
             Format::Parquet => json!({
                 "type": "PARQUET",
@@ -74,10 +85,13 @@ impl Sync {
     }
 
     /// A first sync: no state, nothing at the destination.
+    pub fn run_first(&self) -> Result<Measured> {
+        self.clear()?;
+        self.run()
+    }
+
+    /// One more sync, of what is there.
     pub fn run(&self) -> Result<Measured> {
-        for leftover in [self.lake(), self.path("state.json")] {
-            remove(&leftover)?;
-        }
         let log = self.path("sync.log");
         let mut command = self.command("sync");
         command.arg("--catalog").arg(self.path("streams.json"));
@@ -86,6 +100,28 @@ impl Sync {
         let (status, measured) = processes::measure(&mut command)?;
         ensure!(status.success(), "{status}: {}", std::fs::read_to_string(&log)?);
         Ok(measured)
+    }
+
+    /// Keeps the destination and the state as they are now.
+    pub fn keep(&self) -> Result<()> {
+        std::fs::create_dir(self.path("kept"))?;
+        for name in [LAKE, STATE] {
+            copy(&self.path(name), &self.path("kept").join(name))?;
+        }
+        Ok(())
+    }
+
+    /// Brings back what was kept.
+    pub fn restore(&self) -> Result<()> {
+        self.clear()?;
+        for name in [LAKE, STATE] {
+            copy(&self.path("kept").join(name), &self.path(name))?;
+        }
+        Ok(())
+    }
+
+    fn clear(&self) -> Result<()> {
+        [LAKE, STATE].iter().try_for_each(|name| remove(&self.path(name)))
     }
 
     /// The Parquet files of the last run.
@@ -115,8 +151,9 @@ impl Sync {
         self.directory.path().join(name)
     }
 
-    fn lake(&self) -> PathBuf {
-        self.path("lake")
+    /// Where the destination lies.
+    pub fn lake(&self) -> PathBuf {
+        self.path(LAKE)
     }
 }
 
@@ -139,6 +176,12 @@ fn remove(path: &Path) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    let status = Command::new("cp").arg("-a").args([from, to]).status().context("starting cp")?;
+    ensure!(status.success(), "copying {} to {}: {status}", from.display(), to.display());
+    Ok(())
 }
 
 fn count(directory: &Path, output: &mut Output) -> Result<()> {

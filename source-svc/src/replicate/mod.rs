@@ -6,7 +6,8 @@
 //! ```
 //!
 //! A window holds whole transactions, and so does an interval. While one is
-//! being committed the next is read; no more than `intervals_in_flight` are
+//! being staged the server looks for the next, and while it is being committed
+//! that one is read; no more than `intervals_in_flight` are
 //! staged and not confirmed. Nothing here moves the permanent slot: Confirm
 //! does, and it alone.
 //!
@@ -48,8 +49,9 @@ use spool::Spool;
 use table::{Followed, Refused, Shared, Transaction};
 use window::{Log, Window, bad};
 
-/// Messages of a window when the request does not say.
-const INTERVAL_CHANGES: u32 = 100_000;
+/// Messages of a window when the request does not say: for each window the server
+/// reads again what it has kept since the oldest transaction was running.
+const INTERVAL_CHANGES: u32 = 1_000_000;
 /// Intervals staged and not confirmed when the request does not say.
 const INTERVALS_IN_FLIGHT: u32 = 2;
 /// Rows that wait, of all tables together.
@@ -79,8 +81,11 @@ pub async fn replicate(
 ) -> Result<(), SourceError> {
     let mut reader = Reader::open(config, request, limits, confirmations, events).await?;
     let mut staged = reader.log.position();
-    while reader.log.position() < reader.to {
-        reader.window(reader.to).await?;
+    let mut next = reader.next().await?;
+    while let Some(window) = next {
+        reader.read(window, reader.to).await?;
+        // While the server looks for the next one, this one is staged.
+        next = reader.next().await?;
         reader.stage(&mut staged).await?;
     }
     if !reader.any {
@@ -191,11 +196,23 @@ impl<'a> Reader<'a> {
         sent.map_err(|_| SourceError::Cancelled)
     }
 
-    /// Reads one window.
-    async fn window(&mut self, to: Lsn) -> Result<(), SourceError> {
+    /// Asks for the window that comes next; `None`: the end is reached. The
+    /// server looks through all of it before the first message comes.
+    async fn next(&self) -> Result<Option<Window>, SourceError> {
+        match self.log.position() < self.to {
+            true => self.ask(self.to).await.map(Some),
+            false => Ok(None),
+        }
+    }
+
+    async fn ask(&self, to: Lsn) -> Result<Window, SourceError> {
+        self.log.window(to, self.shared.max_row_bytes).await
+    }
+
+    /// Reads a window that reaches `to` if it does not fill before.
+    async fn read(&mut self, mut window: Window, to: Lsn) -> Result<(), SourceError> {
         self.in_flight.room().await?;
         self.relations.forget();
-        let mut window = self.log.window(to, self.shared.max_row_bytes).await?;
         let mut transaction = None;
         while window.more().await {
             self.messages(&mut window, &mut transaction).await?;
@@ -399,7 +416,8 @@ impl<'a> Reader<'a> {
             tokio::time::sleep(POLL.min(left)).await;
             let end = server::end_of_log(self.log.session()).await?;
             if end > self.log.position() {
-                self.window(end).await?;
+                let window = self.ask(end).await?;
+                self.read(window, end).await?;
             }
         }
         Ok(())
