@@ -27,11 +27,13 @@ Tidewater: PostgreSQL tables into Parquet files.
                                                  own COPY; --help lists the flags
   ./build.sh bench cdc [flags]                   a backlog of changes against
                                                  pg_recvlogical
+  ./build.sh soak [flags]                        random changes and kills for as
+                                                 long as --minutes says
   ./build.sh build                               all programs, in target/release
   ./build.sh help                                this text
 
-Programs are built with cargo when their sources have changed. demo, test and
-bench install what they need besides and say so: a C compiler, PostgreSQL, an
+Programs are built with cargo when their sources have changed. demo, test,
+bench and soak install what they need besides and say so: a C compiler, PostgreSQL, an
 SSH server for the tests, and Python with DuckDB, pyarrow and pandas, under
 $TIDEWATER_PARTS (as root /var/cache/tidewater, else ~/.cache/tidewater). test
 also brings the readers and servers of Iceberg, Spark among them, and Java where
@@ -50,7 +52,8 @@ in_project() {
   (cd "$root" && cargo "$@")
 }
 
-# build driver|all: the three programs of the driver; all adds demo and bench.
+# build driver|all: the three programs of the driver; all adds demo, bench and
+# soak.
 # The choice of packages never goes below the driver's: with fewer, dependencies
 # get other features and are compiled again.
 build() {
@@ -60,9 +63,9 @@ build() {
   local packages=(-p orchestrator -p source-svc -p writer-svc)
   if [[ $1 == all ]]; then
     build driver
-    what="demo and bench"
-    programs+=("$target"/release/{demo,bench})
-    sources+=("$root"/tests/{Cargo.toml,harness,demo,bench})
+    what="demo, bench and soak"
+    programs+=("$target"/release/{demo,bench,soak})
+    sources+=("$root"/tests/{Cargo.toml,harness,demo,bench,soak})
     packages=(--workspace)
   fi
   local stamp=$target/release/.built-$1
@@ -119,6 +122,16 @@ bench() {
   exec "$target/release/bench" "$@"
 }
 
+# As test, on every major of PostgreSQL.
+soak() {
+  "$root/tests/parts/postgres.sh" every
+  "$root/tests/parts/venv.sh"
+  "$root/tests/parts/iceberg.sh"
+  "$root/tests/parts/jvm.sh"
+  build all
+  CARGO_MANIFEST_DIR=$root/tests exec "$target/release/soak" "$@"
+}
+
 # One cargo profile, and all packages at once, so that nothing is compiled
 # twice. Unit tests first; those on real servers close the log.
 run_tests() {
@@ -142,6 +155,7 @@ case $command in
   driver-postgres) driver_postgres "$@" ;;
   demo) demo "$@" ;;
   bench) bench "$@" ;;
+  soak) soak "$@" ;;
   test) run_tests "$@" ;;
   build) build all ;;
   help | -h | --help) usage ;;

@@ -13,11 +13,12 @@ use serde_json::{Value, json};
 use crate::builds::Build;
 use crate::compare::{Cell, Row, Rows, same_rows};
 use crate::iceberg::engine::Engine as IcebergEngine;
+use crate::iceberg::pair::{Catalog, Pair, Store};
 use crate::iceberg::verify::iceberg_type;
 use crate::iceberg::warehouse::Warehouse;
 use crate::postgres::{Database, Options, Server};
 use crate::reader::{Engine, ReadTable, read_all};
-use crate::run::Project;
+use crate::run::{Outcome, Project};
 use crate::truth::destination_name;
 use crate::verify::{Expected, quoted};
 
@@ -31,20 +32,31 @@ pub fn server(build: &Build) -> Result<Arc<Server>> {
     if let Some(server) = shared.get(&build.major).and_then(Weak::upgrade) {
         return Ok(server);
     }
+    let server = Arc::new(start(build)?);
+    shared.insert(build.major, Arc::downgrade(&server));
+    Ok(server)
+}
+
+/// A server of one's own, as [`server`].
+pub fn start(build: &Build) -> Result<Server> {
     let options = Options::default()
         .set("max_replication_slots", 100)
         .set("max_wal_senders", 100)
+        .set("max_prepared_transactions", 100)
         // A sync ends where the log is flushed: what is committed must be.
         .set("synchronous_commit", "on");
-    let server = Arc::new(Server::start_build(build, &options)?);
-    shared.insert(build.major, Arc::downgrade(&server));
-    Ok(server)
+    Server::start_build(build, &options)
 }
 
 /// A project on a new database of `build`'s server whose streams are followed
 /// through a slot of its name: `sql` is run, and everything is discovered.
 pub fn project_on(build: &Build, label: &str, sql: &str) -> Result<Project> {
-    let database = Database::on(&server(build)?, label)?;
+    project_at(&server(build)?, label, sql)
+}
+
+/// The same on this server.
+pub fn project_at(server: &Arc<Server>, label: &str, sql: &str) -> Result<Project> {
+    let database = Database::on(server, label)?;
     database.psql(sql)?;
     let project = Project::new(&database)?;
     project.edit("source.json", |source| {
@@ -209,4 +221,94 @@ fn places(rows: &Rows, columns: &[String]) -> Result<Vec<usize>> {
             place.with_context(|| format!("no column {name}; there are {:?}", rows.columns))
         })
         .collect()
+}
+
+/// Where the tables go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Into {
+    /// Changes are appended.
+    Parquet,
+    /// A table of a local warehouse, with a catalog in SQLite.
+    Iceberg,
+}
+
+/// Tables that are followed.
+#[derive(Debug)]
+pub struct Followed {
+    /// Whose streams they are.
+    pub project: Project,
+    /// Where they lie; none: plain Parquet.
+    pub lake: Option<Warehouse>,
+}
+
+impl Followed {
+    /// Everything that `sql` makes is selected.
+    pub fn new(into: Into, label: &str, sql: &str) -> Result<Followed> {
+        Followed::on(&Build::newest()?, into, label, sql)
+    }
+
+    /// On the shared server of a build.
+    pub fn on(build: &Build, into: Into, label: &str, sql: &str) -> Result<Followed> {
+        Followed::at(&server(build)?, into, label, sql)
+    }
+
+    /// On this server.
+    pub fn at(server: &Arc<Server>, into: Into, label: &str, sql: &str) -> Result<Followed> {
+        let project = project_at(server, label, sql)?;
+        let lake = match into {
+            Into::Parquet => None,
+            Into::Iceberg => {
+                let lake = Warehouse::start(Pair::new(Catalog::Sqlite, Store::Local))?;
+                project.write("destination.json", &lake.destination())?;
+                Some(lake)
+            }
+        };
+        Ok(Followed { project, lake })
+    }
+
+    /// As [`Database::psql`].
+    pub fn psql(&self, sql: &str) -> Result<String> {
+        self.project.database().psql(sql)
+    }
+
+    /// Syncs, which must succeed.
+    pub fn sync(&self) -> Result<Outcome> {
+        self.project.sync()
+    }
+
+    /// The streams' tables are what the source is now.
+    pub fn equals(&self, streams: &[&str]) -> Result<()> {
+        match &self.lake {
+            None => equals_source(&self.project, streams),
+            Some(lake) => lake_equals_source(lake, &self.project, streams),
+        }
+    }
+
+    /// Syncs, and the tables are what the source is.
+    pub fn sync_equals(&self, streams: &[&str]) -> Result<Outcome> {
+        let outcome = self.sync()?;
+        self.equals(streams)?;
+        Ok(outcome)
+    }
+
+    /// How a stream came to its content, as the summary says.
+    pub fn how(outcome: &Outcome, stream: &str) -> Result<String> {
+        let found = self::outcome(&outcome.stdout, stream)?;
+        Ok(found["how"].as_str().unwrap_or_default().to_owned())
+    }
+
+    /// Nearly all of the log is confirmed.
+    pub fn slot_is_at_the_end(&self) -> Result<bool> {
+        let answer = self.psql(&format!(
+            "SELECT pg_current_wal_lsn() - confirmed_flush_lsn < 100000 FROM pg_replication_slots
+             WHERE slot_name = '{}'",
+            slot(&self.project)
+        ))?;
+        Ok(answer == "t")
+    }
+
+    /// Selects exactly these streams.
+    pub fn select(&self, streams: &[&str]) -> Result<()> {
+        self.project.select(streams, json!({}))
+    }
 }

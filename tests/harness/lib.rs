@@ -27,6 +27,8 @@
 //! - [`random_schema`]: tables of random types with random rows
 //! - [`workload`]: random transactions
 //! - [`follow`]: tables that are followed, and what a reader makes of them
+//! - [`heavy`]: what is heavy, in a size of the caller's
+//! - [`seeds`]: random transactions and kills by a seed, and equality at its end
 //!
 //! Everything a test starts ends with the test, also when it panics or the
 //! test process is killed.
@@ -40,6 +42,7 @@ pub mod changes;
 pub mod compare;
 pub mod follow;
 pub mod gate;
+pub mod heavy;
 pub mod iceberg;
 pub mod moment;
 pub mod parts;
@@ -48,6 +51,7 @@ pub mod proxy;
 pub mod random_schema;
 pub mod reader;
 pub mod run;
+pub mod seeds;
 pub mod services;
 pub mod sshd;
 pub mod supervised;

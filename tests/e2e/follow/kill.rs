@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tests::moment;
-use tests::run::{Project, Running, poll, signal};
+use tests::run::{Project, signal};
 use tests::watch::{self, PartialFiles};
 use tests::workload::{SCHEMA, TABLES, Workload};
 
@@ -47,7 +47,7 @@ fn rounds(into: Into, seed: u64) -> Result<()> {
         let aim = random.random_range(0..12);
         let mut sync = followed.project.start(&Project::SYNC)?;
         let before: BTreeSet<_> = watch::files(&root).into_iter().collect();
-        if new_files(&root, &before, &mut sync, aim)? {
+        if moment::new_files(&root, &before, &mut sync, aim)? {
             let (source, writer) = moment::services(&sync)?;
             signal([sync.pid(), source, writer][victim], "KILL")?;
             hits += u32::from(!sync.wait()?.status.success());
@@ -65,21 +65,4 @@ fn rounds(into: Into, seed: u64) -> Result<()> {
     }
     ensure!(hits > 2, "only {hits} kills hit a running sync");
     Ok(())
-}
-
-/// Waits until so many files are new; false: the sync ended before.
-fn new_files(
-    root: &std::path::Path,
-    before: &BTreeSet<std::path::PathBuf>,
-    sync: &mut Running,
-    aim: usize,
-) -> Result<bool> {
-    let mut seen = BTreeSet::new();
-    let mut ended = false;
-    poll("files are new", || {
-        ended = sync.ended()?;
-        seen.extend(watch::files(root).into_iter().filter(|file| !before.contains(file)));
-        Ok(ended || (seen.len() >= aim && moment::services(sync).is_ok()))
-    })?;
-    Ok(!ended)
 }
