@@ -85,8 +85,8 @@ pub async fn replicate(
     while let Some(window) = next {
         reader.read(window, reader.to).await?;
         // While the server looks for the next one, this one is staged.
-        next = reader.next().await?;
-        reader.stage(&mut staged).await?;
+        let asked = reader.next();
+        (next, ()) = futures::try_join!(asked, reader.stage(&mut staged))?;
     }
     if !reader.any {
         reader.wait_for_a_change().await?;
@@ -196,17 +196,20 @@ impl<'a> Reader<'a> {
         sent.map_err(|_| SourceError::Cancelled)
     }
 
-    /// Asks for the window that comes next; `None`: the end is reached. The
-    /// server looks through all of it before the first message comes.
-    async fn next(&self) -> Result<Option<Window>, SourceError> {
-        match self.log.position() < self.to {
-            true => self.ask(self.to).await.map(Some),
-            false => Ok(None),
+    /// The window that comes next; `None`: the end is reached.
+    fn next(&self) -> impl Future<Output = Result<Option<Window>, SourceError>> + Send + use<> {
+        let wanted = self.log.position() < self.to;
+        let asked = wanted.then(|| self.ask(self.to));
+        async move {
+            match asked {
+                Some(asked) => asked.await.map(Some),
+                None => Ok(None),
+            }
         }
     }
 
-    async fn ask(&self, to: Lsn) -> Result<Window, SourceError> {
-        self.log.window(to, self.shared.max_row_bytes).await
+    fn ask(&self, to: Lsn) -> impl Future<Output = Result<Window, SourceError>> + Send + use<> {
+        self.log.window(to, self.shared.max_row_bytes)
     }
 
     /// Reads a window that reaches `to` if it does not fill before.

@@ -15,6 +15,7 @@
 //! with its session.
 
 use std::pin::pin;
+use std::sync::Arc;
 
 use futures::StreamExt;
 use proto::lsn::Lsn;
@@ -29,7 +30,7 @@ use crate::tap::Copying;
 
 /// A reader of one slot's log.
 pub struct Log {
-    session: Session,
+    session: Arc<Session>,
     /// The temporary copy.
     copy: String,
     /// Of `publication_names`.
@@ -58,6 +59,7 @@ impl Log {
             let what = format!("the replication slot {slot:?} could not be copied");
             return Err(slot::explain_creation(&session, what, error).await);
         }
+        let session = Arc::new(session);
         let mut log = Log { session, copy, publications, window, position: Lsn(0) };
         log.position = log.confirmed().await?;
         Ok(log)
@@ -73,8 +75,13 @@ impl Log {
         &self.session
     }
 
-    /// Begins the next window, which reaches `to` if it does not fill before.
-    pub async fn window(&self, to: Lsn, max_row_bytes: u64) -> Result<Window, SourceError> {
+    /// Begins the next window, which reaches `to` if it does not fill before. The
+    /// answer comes when the server has looked through all of it.
+    pub fn window(
+        &self,
+        to: Lsn,
+        max_row_bytes: u64,
+    ) -> impl Future<Output = Result<Window, SourceError>> + Send + use<> {
         let statement = format!(
             "COPY (SELECT data FROM pg_catalog.pg_logical_slot_get_binary_changes({}, {}, {}, \
              'proto_version', '1', 'publication_names', {})) TO STDOUT (FORMAT binary)",
@@ -83,9 +90,12 @@ impl Log {
             self.window,
             sql::quote_literal(&self.publications)
         );
-        let data = self.session.tap().open();
-        let rest = self.session.copy_out(&statement).await.map_err(failed)?;
-        Ok(Window { data, rest, messages: Messages::new(max_row_bytes) })
+        let session = Arc::clone(&self.session);
+        async move {
+            let data = session.tap().open();
+            let rest = session.copy_out(&statement).await.map_err(failed)?;
+            Ok(Window { data, rest, messages: Messages::new(max_row_bytes) })
+        }
     }
 
     /// Where the window ends that was read to its end.
