@@ -131,7 +131,8 @@ impl Workload {
 
     /// SQL of so many transactions, one after the other, for psql.
     pub fn transactions(&mut self, count: u32) -> String {
-        let mut sql = String::from("\\set ON_ERROR_STOP off\n");
+        // Who waits for one that is prepared, or for a load, gives up.
+        let mut sql = String::from("\\set ON_ERROR_STOP off\nSET lock_timeout = '300ms';\n");
         let mut open = None;
         for _ in 0..count {
             let ended: Option<String> = open.take();
