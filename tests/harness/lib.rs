@@ -27,6 +27,7 @@
 //! - [`random_schema`]: tables of random types with random rows
 //! - [`workload`]: random transactions
 //! - [`follow`]: tables that are followed, and what a reader makes of them
+//! - [`increments`]: the same for tables that are read incrementally
 //!
 //! Everything a test starts ends with the test, also when it panics or the
 //! test process is killed.
@@ -41,6 +42,7 @@ pub mod compare;
 pub mod follow;
 pub mod gate;
 pub mod iceberg;
+pub mod increments;
 pub mod moment;
 pub mod parts;
 pub mod postgres;

@@ -20,12 +20,12 @@ pub fn demand(
     source_path: &Path,
     catalog: &Path,
 ) -> Result<(), Fault> {
-    let runs = |mode: SyncMode| matches!(mode, SyncMode::FullRefresh | SyncMode::Cdc);
+    let runs = |mode: SyncMode| mode != SyncMode::StrictCdc;
     let others: Vec<_> = streams.iter().filter(|stream| !runs(stream.sync_mode)).collect();
     if !others.is_empty() {
         let message = format!(
-            "this version runs the sync_modes full_refresh and cdc, and {} of {} selected \
-             streams have another: {}",
+            "this version runs the sync_modes full_refresh, incremental and cdc, and {} of {} \
+             selected streams have another: {}",
             others.len(),
             streams.len(),
             named(&others)
