@@ -25,7 +25,10 @@ fn cdc_without_a_slot_and_modes_that_are_not_there_are_refused_with_every_way_ou
         catalog["streams"][0]["stream"]["sync_mode"] = "strict_cdc".into();
     })?;
     let told = project.run(&Project::SYNC)?.failed()?;
-    ensure!(told.contains("this version runs the sync_modes full_refresh and cdc"), "{told}");
+    ensure!(
+        told.contains("this version runs the sync_modes full_refresh, incremental and cdc"),
+        "{told}"
+    );
     Ok(())
 }
 
