@@ -1,7 +1,11 @@
 //! Incremental syncs: rows are added by a cursor, to Parquet and to Iceberg
 //! tables, read back by engines that are not ours.
 
+mod bad_input;
 mod cursors;
+mod doubt;
+mod kill;
+mod writers;
 
 use anyhow::{Context, Result};
 use serde_json::json;

@@ -13,14 +13,16 @@
 //! but for rows that are committed below M.
 //!
 //! Where a row that comes again takes its own place ([`v1::Incremental::replaces`]),
-//! doubt about the rows at M is answered by reading them again. Elsewhere, of a
-//! relation whose rows do not say which transaction wrote them (a view, a foreign
-//! table), the rows at the largest value are held back until there is a larger
-//! one: from then on the value tells.
+//! doubt about the rows at M is answered by reading them again. Elsewhere it is by
+//! what they hold ([`super::content`]), as long as they are few; more of them, of a
+//! relation whose rows do not say which transaction wrote them (a view), and those
+//! of a foreign table, which is not read under the snapshot, are held back until
+//! there is a larger value: from then on the value tells.
 
 use proto::v1;
 use proto::v1::relation::Kind;
 
+use super::content::{self, Content};
 use super::cursor::Cursor;
 use super::mark::{self, Mark, Reached, Xids};
 use super::stream::Stream;
@@ -46,8 +48,8 @@ pub struct Scope<'a> {
 pub enum Wanted {
     /// All, if there is no condition.
     Everything(Option<String>),
-    /// A few.
-    Only(String),
+    /// A few: what follows FROM, and a condition.
+    Only(String, String),
     /// There are none.
     Nothing,
 }
@@ -74,7 +76,11 @@ impl Scope<'_> {
     }
 
     async fn any(&self, condition: &str) -> Result<bool, SourceError> {
-        let query = format!("SELECT EXISTS (SELECT FROM {})", self.rows(condition));
+        self.any_of(&self.rows(condition)).await
+    }
+
+    async fn any_of(&self, rows: &str) -> Result<bool, SourceError> {
+        let query = format!("SELECT EXISTS (SELECT FROM {rows})");
         let doing = format!("looking for new rows of {}", self.label());
         let row = self.keeper.query_one(&query, &[]).await;
         Ok(row.map_err(SourceError::postgres(doing))?.get(0))
@@ -110,8 +116,13 @@ pub async fn plan(scope: &Scope<'_>) -> Result<Increment, SourceError> {
         check_same(scope, &cursor, before)?;
     }
     let tells = scope.tells().await?;
-    let hold_back = !replaces && !tells;
     let largest = mark::largest(scope, &cursor, before).await?;
+    let newest_now = newest(&cursor, &largest);
+    let content = match replaces {
+        true => None,
+        false => content::of(scope, &newest_now).await?,
+    };
+    let hold_back = !replaces && !tells && content.is_none();
     let mut notices = Vec::new();
     let wanted = match before {
         None if hold_back => {
@@ -119,14 +130,30 @@ pub async fn plan(scope: &Scope<'_>) -> Result<Increment, SourceError> {
             Wanted::Everything(Some(format!("({below}) OR ({})", cursor.apart())))
         }
         None => Wanted::Everything(None),
+        Some(before) if hold_back && waits(scope, &cursor, before, &largest)? => Wanted::Nothing,
         Some(before) => {
-            let fresh = fresh(scope, &cursor, before, replaces, &mut notices).await?;
-            let mut condition = after(&cursor, before, &fresh);
-            if hold_back {
-                condition = format!("({condition}) AND ({})", below(&cursor, &largest));
-            }
-            match scope.any(&condition).await? {
-                true => Wanted::Only(condition),
+            let bound = match hold_back {
+                true => below(&cursor, &largest),
+                false => "true".to_owned(),
+            };
+            let (from, condition) =
+                match fresh(scope, &cursor, before, replaces, &mut notices).await? {
+                    Fresh::By { at_largest, apart } => {
+                        let condition = after(&cursor, before, &at_largest, &apart);
+                        let condition = format!("({condition}) AND ({bound})");
+                        (scope.from.clone(), format!("({}) AND ({condition})", scope.members))
+                    }
+                    Fresh::ByContent(content) => {
+                        let certain = after(&cursor, before, "false", "false");
+                        let certain = format!("({certain}) AND ({bound})");
+                        let doubtful = newest(&cursor, &before.largest());
+                        let told = content.new_rows(scope, &certain, &doubtful);
+                        told.ok_or_else(|| untold(scope, &cursor))?
+                    }
+                };
+            let filter = scope.stream.filter.as_deref().unwrap_or("true");
+            match scope.any_of(&format!("{from} WHERE ({filter}) AND ({condition})")).await? {
+                true => Wanted::Only(from, condition),
                 false => Wanted::Nothing,
             }
         }
@@ -136,7 +163,7 @@ pub async fn plan(scope: &Scope<'_>) -> Result<Increment, SourceError> {
         return Ok(Increment { wanted, mark: before.clone(), values, notices });
     }
     let seen = match tells {
-        true => mark::seen(scope, &newest(&cursor, &largest)).await?,
+        true => mark::seen(scope, &newest_now).await?,
         false => None,
     };
     if tells && seen.is_none() && !replaces {
@@ -154,8 +181,8 @@ pub async fn plan(scope: &Scope<'_>) -> Result<Increment, SourceError> {
     }
     if hold_back {
         notices.push(format!(
-            "{}: rows with the largest {} are read when there is a larger one: its rows do not \
-             tell which of them are new",
+            "{}: rows with the largest {} are read when there is a larger one: which of them are \
+             new cannot be told",
             scope.label(),
             names(&cursor)
         ));
@@ -165,8 +192,13 @@ pub async fn plan(scope: &Scope<'_>) -> Result<Increment, SourceError> {
         base_type: column.base_type.clone(),
         max,
     });
-    let mark =
-        Mark { cursor: reached.collect(), relation: scope.relation(), seen, held_back: hold_back };
+    let mark = Mark {
+        cursor: reached.collect(),
+        relation: scope.relation(),
+        seen,
+        content,
+        held_back: hold_back,
+    };
     Ok(Increment { wanted, mark, values, notices })
 }
 
@@ -194,21 +226,22 @@ fn check_same(scope: &Scope<'_>, cursor: &Cursor, before: &Mark) -> Result<(), S
 }
 
 /// What is new among rows whose value does not tell.
-struct Fresh {
-    /// Of the rows at the largest values of before.
-    at_largest: String,
-    /// Of those without a place in the order.
-    apart: String,
+enum Fresh<'a> {
+    /// By conditions: of the rows at the largest values of before, and of those
+    /// without a place in the order.
+    By { at_largest: String, apart: String },
+    /// By what they hold.
+    ByContent(&'a Content),
 }
 
-async fn fresh(
+async fn fresh<'a>(
     scope: &Scope<'_>,
     cursor: &Cursor,
-    before: &Mark,
+    before: &'a Mark,
     replaces: bool,
     notices: &mut Vec<String>,
-) -> Result<Fresh, SourceError> {
-    let both = |condition: String| Fresh { at_largest: condition.clone(), apart: condition };
+) -> Result<Fresh<'a>, SourceError> {
+    let both = |condition: String| Fresh::By { at_largest: condition.clone(), apart: condition };
     let all = || both("true".to_owned());
     if before.held_back {
         if replaces {
@@ -216,13 +249,13 @@ async fn fresh(
         }
         if scope.any(&cursor.apart()).await? {
             notices.push(format!(
-                "{}: rows without {} are read by the first sync only: they do not tell which of \
-                 them are new",
+                "{}: rows without {} are read by the first sync only: which of them are new \
+                 cannot be told",
                 scope.label(),
                 names(cursor)
             ));
         }
-        return Ok(Fresh { at_largest: "true".to_owned(), apart: "false".to_owned() });
+        return Ok(Fresh::By { at_largest: "true".to_owned(), apart: "false".to_owned() });
     }
     let now = Xids::of(scope).await?;
     if let Some(seen) = &before.seen
@@ -231,11 +264,34 @@ async fn fresh(
     {
         return Ok(both(format!("NOT ({})", seen.condition(now))));
     }
-    let largest: Vec<_> = before.cursor.iter().map(|reached| reached.max.clone()).collect();
-    if replaces || !scope.any(&newest(cursor, &largest)).await? {
+    if replaces || !scope.any(&newest(cursor, &before.largest())).await? {
         return Ok(all());
     }
-    Err(SourceError::Invalid {
+    match &before.content {
+        Some(content) => Ok(Fresh::ByContent(content)),
+        None => Err(untold(scope, cursor)),
+    }
+}
+
+/// Whether everything new has to wait: some of the rows at the largest values have
+/// been read, and there are too many now to tell them.
+fn waits(
+    scope: &Scope<'_>,
+    cursor: &Cursor,
+    before: &Mark,
+    largest: &[Option<String>],
+) -> Result<bool, SourceError> {
+    let same: Vec<bool> =
+        before.cursor.iter().zip(largest).map(|(reached, now)| reached.max == *now).collect();
+    match before.held_back {
+        false if same.iter().all(|same| *same) => Ok(true),
+        false if same.iter().any(|same| *same) => Err(untold(scope, cursor)),
+        _ => Ok(false),
+    }
+}
+
+fn untold(scope: &Scope<'_>, cursor: &Cursor) -> SourceError {
+    SourceError::Invalid {
         what: format!(
             "which rows of {} with the largest {} (or without one) have been read before cannot \
              be told any more: the table was rewritten, made anew or restored, or was not synced \
@@ -246,12 +302,11 @@ async fn fresh(
         remedy: "clear-destination for this stream, then sync: everything is read anew (rows that \
                  only the destination still has are lost)"
             .to_owned(),
-    })
+    }
 }
 
-/// Rows that come after a mark.
-fn after(cursor: &Cursor, before: &Mark, fresh: &Fresh) -> String {
-    let Fresh { at_largest, apart } = fresh;
+/// Rows that come after a mark; `at_largest` and `apart`: which of those.
+fn after(cursor: &Cursor, before: &Mark, at_largest: &str, apart: &str) -> String {
     let columns = cursor.0.iter().zip(&before.cursor).enumerate();
     let mut parts: Vec<String> = columns
         .map(|(at, (column, reached))| {
@@ -317,14 +372,13 @@ mod tests {
             max: max.map(str::to_owned),
         };
         let cursor = vec![reached(1, "int8", a), reached(2, "date", b)];
-        Mark { cursor, relation: String::new(), seen: None, held_back: false }
+        Mark { cursor, relation: String::new(), seen: None, content: None, held_back: false }
     }
 
     #[test]
     fn what_comes_after_a_mark_is_above_it_or_not_seen() {
-        let fresh = Fresh { at_largest: "X".into(), apart: "Y".into() };
         assert_eq!(
-            after(&cursor(), &mark(Some("5"), None), &fresh),
+            after(&cursor(), &mark(Some("5"), None), "X", "Y"),
             r#"("a" IS NOT NULL AND "a" >= '5'::pg_catalog.int8 AND ("a" > '5'::pg_catalog.int8 OR X)) OR ("a" IS NULL AND "b" < 'infinity'::pg_catalog.date) OR (("a" IS NULL AND ("b" >= 'infinity'::pg_catalog.date OR "b" IS NULL)) AND Y)"#
         );
     }

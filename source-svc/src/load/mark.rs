@@ -26,6 +26,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::content::Content;
 use super::cursor::Cursor;
 use super::increment::Scope;
 use crate::error::SourceError;
@@ -34,6 +35,9 @@ use crate::error::SourceError;
 const MOST_LISTED: usize = 5000;
 /// Files that are listed at most.
 const MOST_FILES: usize = 1000;
+/// Rows that are kept at most where they may have to be told apart by what they
+/// hold.
+pub const MOST_ROWS: usize = 500;
 /// How far ids go before they come again.
 const AROUND: i64 = 1 << 32;
 
@@ -47,6 +51,9 @@ pub struct Mark {
     /// Absent: transactions do not tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seen: Option<Seen>,
+    /// What those rows hold; absent: too many, or not needed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content: Option<Content>,
     /// The rows at the largest values were left to the next load.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub held_back: bool,
@@ -82,6 +89,13 @@ pub struct Xids {
     pub horizon: i64,
     /// No row that the snapshot sees is of this or a later one.
     pub next: i64,
+}
+
+impl Mark {
+    /// The largest values.
+    pub fn largest(&self) -> Vec<Option<String>> {
+        self.cursor.iter().map(|reached| reached.max.clone()).collect()
+    }
 }
 
 impl Xids {
@@ -213,6 +227,11 @@ mod tests {
             cursor: vec![reached],
             relation: "7/5/16384".into(),
             seen: Some(seen),
+            content: Some(Content {
+                columns: vec![1, 2],
+                types: "t".into(),
+                rows: [("a".to_owned(), 2)].into(),
+            }),
             held_back: false,
         };
         let text = serde_json::to_string(&mark).unwrap();

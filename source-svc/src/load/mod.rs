@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! open:  snapshot (locks, verified) → stream (held against discover) → plan (chunks)
-//!                                  incremental: increment (cursor, mark)
+//!                                  incremental: increment (cursor, mark, content)
 //! read:  readers → copy → decode → batch → send        one task per chunk
 //! end:   close · keeper lost · unused for the grace time · shutdown
 //! ```
@@ -10,6 +10,7 @@
 //! A load that has ended says so to every chunk that is still being read: its
 //! `gone` token is cancelled, once, with a reason.
 
+mod content;
 mod copy;
 mod cursor;
 mod handoff;

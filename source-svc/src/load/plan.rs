@@ -88,11 +88,11 @@ pub async fn plan(
             }
             plan
         }
-        Wanted::Only(condition) => Plan {
+        Wanted::Only(from, condition) => Plan {
             chunks: vec![PlannedChunk {
                 chunk: v1::Chunk::default(),
-                from: sources.root(),
-                conditions: sources.members().into_iter().chain([condition.clone()]).collect(),
+                from: from.clone(),
+                conditions: vec![condition.clone()],
             }],
             ..Plan::nothing()
         },
