@@ -303,7 +303,9 @@ impl State {
     /// or by changes, and follows it from there.
     pub fn reach(&mut self, namespace: &str, name: &str, position: &Position) {
         let entry = self.stream_mut(namespace, name);
-        entry.sync_mode = SyncMode::Cdc.as_str().to_owned();
+        if entry.sync_mode != SyncMode::StrictCdc.as_str() {
+            entry.sync_mode = SyncMode::Cdc.as_str().to_owned();
+        }
         entry.state = StreamState {
             chunks: Some(Vec::new()),
             position: Some(position.clone()),

@@ -54,6 +54,7 @@ mod commit;
 mod drain;
 pub mod follow;
 pub mod incremental;
+mod log;
 mod modes;
 pub mod position;
 mod prepare;

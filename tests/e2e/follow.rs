@@ -8,6 +8,7 @@ mod kinds;
 mod random;
 mod refusals;
 mod reload;
+mod strict;
 
 use anyhow::Result;
 use serde_json::json;
