@@ -147,8 +147,9 @@ pub async fn largest(
         if let Some(known) = &known {
             condition.push_str(&format!(" AND {name} >= {}", column.literal(known)));
         }
+        // Under its own name, the text would be what is ordered.
         let query = format!(
-            "SELECT {name}::text FROM {} ORDER BY {name} DESC LIMIT 1",
+            "SELECT {name}::text AS \"~largest\" FROM {} ORDER BY {name} DESC LIMIT 1",
             scope.rows(&condition)
         );
         let doing = format!("looking for the largest {} of {}", column.name, scope.label());
