@@ -19,7 +19,7 @@ const CURSORS: [(&str, &str); 2] = [("events", "at"), ("log", "n")];
 /// Rows above the largest value and others with exactly that value.
 const MORE: &str = "
     INSERT INTO events (at, v) SELECT max(at), 'tie' FROM events;
-    INSERT INTO events (at, v) SELECT max(at) + interval '1 µs', 'above' FROM events;
+    INSERT INTO events (at, v) SELECT max(at) + interval '1 microsecond', 'above' FROM events;
     INSERT INTO events (at, v) SELECT max(at), 'tie above' FROM events;
     INSERT INTO log SELECT max(n), 'line 1' FROM log;
     INSERT INTO log SELECT max(n), 'line 1' FROM log;
