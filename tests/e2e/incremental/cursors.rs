@@ -64,16 +64,13 @@ fn rows_that_are_changed_take_their_own_place_in_iceberg() -> Result<()> {
     let tables = Incremental::new(Into::Iceberg, "upserts", EVENTS, &CURSORS)?;
     tables.sync_equals(&STREAMS)?;
     for round in 0..3 {
+        let at = format!("timestamptz '2025-01-01' + {round} * interval '1 h'");
         tables.psql(&format!(
-            "UPDATE events SET v = 'changed {round}', at = timestamptz '2025-01-01' + {round} * interval '1 h'
-             WHERE id % 10 = {round};
-             INSERT INTO events (at, v) VALUES ('2025-01-01', 'new')"
+            "UPDATE events SET v = 'changed {round}', at = {at} WHERE id % 10 = {round};
+             INSERT INTO events (at, v) VALUES ({at}, 'new')"
         ))?;
-        let outcome = tables.sync()?;
-        if round == 0 {
-            tables.equals(&STREAMS)?;
-            assert_eq!(Incremental::rows(&outcome, "public.events")?, 101);
-        }
+        let outcome = tables.sync_equals(&STREAMS)?;
+        ensure!(Incremental::rows(&outcome, "public.events")? > 100);
     }
     Ok(())
 }
