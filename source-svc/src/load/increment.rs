@@ -187,18 +187,18 @@ pub async fn plan(scope: &Scope<'_>) -> Result<Increment, SourceError> {
             names(&cursor)
         ));
     }
+    let relation = scope.relation();
+    let seen_before = before.and_then(|before| before.seen_in(&relation));
+    let seen = seen.map(|seen| match seen_before {
+        Some(before) => seen.and(before),
+        None => seen,
+    });
     let reached = cursor.0.iter().zip(largest).map(|(column, max)| Reached {
         attnum: column.attnum,
         base_type: column.base_type.clone(),
         max,
     });
-    let mark = Mark {
-        cursor: reached.collect(),
-        relation: scope.relation(),
-        seen,
-        content,
-        held_back: hold_back,
-    };
+    let mark = Mark { cursor: reached.collect(), relation, seen, content, held_back: hold_back };
     Ok(Increment { wanted, mark, values, notices })
 }
 
@@ -258,11 +258,18 @@ async fn fresh<'a>(
         return Ok(Fresh::By { at_largest: "true".to_owned(), apart: "false".to_owned() });
     }
     let now = Xids::of(scope).await?;
-    if let Some(seen) = &before.seen
-        && before.relation == scope.relation()
-        && mark::still_tells(scope, seen, now).await?
-    {
-        return Ok(both(format!("NOT ({})", seen.condition(now))));
+    if let Some(seen) = before.seen_in(&scope.relation()) {
+        if now.horizon < seen.horizon {
+            return Err(SourceError::Busy {
+                what: format!("the server is behind what has been read of {}", scope.label()),
+                remedy: "a standby: wait until it has caught up; a server that was restored to an \
+                         earlier time: clear-destination for this stream, then sync"
+                    .to_owned(),
+            });
+        }
+        if mark::still_tells(scope, seen, now).await? {
+            return Ok(both(format!("NOT ({})", seen.condition(now))));
+        }
     }
     if replaces || !scope.any(&newest(cursor, &before.largest())).await? {
         return Ok(all());

@@ -92,6 +92,11 @@ pub struct Xids {
 }
 
 impl Mark {
+    /// What was seen, if that was of this relation.
+    pub fn seen_in(&self, relation: &str) -> Option<&Seen> {
+        self.seen.as_ref().filter(|_| self.relation == relation)
+    }
+
     /// The largest values.
     pub fn largest(&self) -> Vec<Option<String>> {
         self.cursor.iter().map(|reached| reached.max.clone()).collect()
@@ -115,6 +120,15 @@ impl Xids {
 }
 
 impl Seen {
+    /// What was seen before as well: a standby may not have all of it yet.
+    pub fn and(mut self, before: &Seen) -> Seen {
+        let still = before.transactions.iter().filter(|listed| **listed >= self.horizon);
+        self.transactions.extend(still);
+        self.transactions.sort_unstable();
+        self.transactions.dedup();
+        self
+    }
+
     /// Rows that were seen, as SQL.
     pub fn condition(&self, now: Xids) -> String {
         if self.files.is_empty() {
@@ -237,6 +251,17 @@ mod tests {
         };
         let text = serde_json::to_string(&mark).unwrap();
         assert_eq!(serde_json::from_str::<Mark>(&text).unwrap(), mark);
+    }
+
+    #[test]
+    fn what_was_seen_before_stays_seen() {
+        let seen = |horizon, transactions: &[i64]| Seen {
+            horizon,
+            transactions: transactions.to_vec(),
+            ..Default::default()
+        };
+        let both = seen(90, &[95]).and(&seen(80, &[85, 93, 95]));
+        assert_eq!(both, seen(90, &[93, 95]));
     }
 
     #[test]
