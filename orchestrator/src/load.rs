@@ -11,7 +11,7 @@ use crate::state::keeper::StateKeeper;
 use crate::state::{Bounds, LiveLoad, SavedLoad};
 use crate::sync::capture::Capture;
 use crate::sync::resume::{self, Action};
-use crate::sync::{Context, Stop, TableRun};
+use crate::sync::{Context, Stop, TableRun, incremental};
 
 /// How long a source service may take to close a load before it is left to
 /// close it by itself.
@@ -86,7 +86,7 @@ async fn request(
     let slot = context.update_method.filter(|_| handed_off);
     let request = OpenLoadRequest {
         config: Some(context.source_config.clone()),
-        streams: wanted.iter().map(|&at| tables[at].stream.load.clone()).collect(),
+        streams: wanted.iter().map(|&at| tables[at].load_stream(context)).collect(),
         resume_load_id,
         slot: slot.map(|method| method.replication_slot.clone()).unwrap_or_default(),
     };
@@ -110,7 +110,7 @@ fn checked(
             let stream = &tables[at].stream;
             plan.namespace == stream.namespace
                 && plan.name == stream.name
-                && !plan.chunks.is_empty()
+                && (tables[at].reached.is_some() || !plan.chunks.is_empty())
         });
     if !matches || answer.load_id.is_empty() {
         return Err(Fault::new(
@@ -145,24 +145,33 @@ pub fn remember(
     if let Some(run) = &mut state.run {
         run.load = Some(load.live.clone());
     }
-    for (index, plan) in &load.tables {
+    for (index, plan) in load.tables.iter().filter(|(_, plan)| !plan.chunks.is_empty()) {
         let (table, stream) = (&tables[*index], &tables[*index].stream);
         let known = state.stream(&stream.namespace, &stream.name);
         let known = known.and_then(|entry| entry.state.load.clone());
-        let saved = known
-            .filter(|saved| saved.id == load.live.id && resume::is_of(saved, &table.settings))
-            .unwrap_or_else(|| SavedLoad {
+        let known =
+            known.filter(|saved| saved.id == load.live.id && resume::is_of(saved, &table.settings));
+        let saved = match known {
+            Some(saved) => saved,
+            None => SavedLoad {
                 id: load.live.id.clone(),
                 commit_id: commit_id(table, &load.live.id),
                 position: handed_off
                     .clone()
                     .filter(|_| table.is_captured())
                     .map(|position| position.with_shape(&plan.shape)),
+                increment: incremental::saved(table, plan)?,
                 settings_hash: table.settings.hash.clone(),
                 chunk_count: plan.chunks.len() as u32,
                 ..Default::default()
-            });
-        let missing = missing(plan, &saved).map(bounds).collect();
+            },
+        };
+        let adds = saved.increment.as_ref().is_some_and(|increment| increment.base.is_some());
+        let missing = match adds {
+            // Everything is loaded; this comes on top.
+            true => Vec::new(),
+            false => missing(plan, &saved).map(bounds).collect(),
+        };
         state.begin_load(&stream.namespace, &stream.name, stream.sync_mode, saved);
         state.stream_mut(&stream.namespace, &stream.name).state.chunks = Some(missing);
     }

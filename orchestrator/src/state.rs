@@ -13,7 +13,9 @@
 //!  "streams": [{"stream": "t", "namespace": "public", "sync_mode": "full_refresh",
 //!               "state": {"chunks": [{"min": "'(0,0)'", "max": "'(512,0)'"}],   still to load
 //!                         "load": {"id", "commit_id", "settings_hash", "chunk_count", "position",
-//!                                  "staged": […], "unrepresentable": {…}},      ours
+//!                                  "increment", "staged": […],
+//!                                  "unrepresentable": {…}},                     ours
+//!                         "<cursor>": "value",
 //!                         "position"}}],                                        ours
 //!  "run": {"id", "status": "running" | "finished", "started_at",
 //!          "load": {"id", "snapshot", "consistent_point", "streams": […]}}}     ours
@@ -29,10 +31,12 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use proto::v1::StagedChunk;
+use proto::v1::stage_request::Kind as StageKind;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
 use crate::streams::SyncMode;
+use crate::sync::incremental::Reached;
 use crate::sync::position::{Origin, Position};
 
 pub mod file;
@@ -132,7 +136,7 @@ pub struct Bounds {
 }
 
 /// The part of a load that concerns one stream.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct SavedLoad {
     pub id: String,
     /// Commit that the staged chunks are for: says the run and the settings.
@@ -144,10 +148,23 @@ pub struct SavedLoad {
     /// Where change capture goes on after it; absent: it does not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub position: Option<Position>,
+    /// Of an incremental load.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub increment: Option<SavedIncrement>,
     pub staged: Vec<SavedChunk>,
     /// Values stored as null so far, by column.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub unrepresentable: BTreeMap<String, u64>,
+}
+
+/// What an incremental load is for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SavedIncrement {
+    /// What its commit brings the table to.
+    pub position: Reached,
+    /// The commit that it adds to; absent: it replaces what there is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<String>,
 }
 
 /// A [`StagedChunk`] within its [`SavedLoad`].
@@ -158,6 +175,9 @@ pub struct SavedChunk {
     pub rows: u64,
     pub files: u64,
     pub bytes: u64,
+    /// Keys to delete, staged with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deletes: Option<Box<SavedChunk>>,
 }
 
 /// A run lasts until all its streams are committed, however often it is
@@ -250,9 +270,12 @@ impl State {
     /// knew about it holds any more.
     pub fn begin_load(&mut self, namespace: &str, name: &str, mode: SyncMode, load: SavedLoad) {
         self.unfollow(namespace, name);
+        let adds = load.increment.as_ref().is_some_and(|increment| increment.base.is_some());
         let entry = self.stream_mut(namespace, name);
         entry.sync_mode = mode.as_str().to_owned();
-        entry.state = StreamState { load: Some(load), ..Default::default() };
+        // What a cursor has reached holds until it is moved.
+        let rest = if adds { std::mem::take(&mut entry.state.rest) } else { Map::new() };
+        entry.state = StreamState { load: Some(load), rest, ..Default::default() };
     }
 
     /// The stream's content is committed, by a full refresh.
@@ -263,11 +286,26 @@ impl State {
         entry.state = StreamState { chunks: Some(Vec::new()), ..Default::default() };
     }
 
+    /// An incremental sync has brought the stream's table so far.
+    pub fn advance(&mut self, namespace: &str, name: &str, reached: &Reached) {
+        self.unfollow(namespace, name);
+        let entry = self.stream_mut(namespace, name);
+        entry.sync_mode = SyncMode::Incremental.as_str().to_owned();
+        let mut rest = reached.cursor.clone();
+        // Columns of these names would be taken for them.
+        ["chunks", "load", "position"].iter().for_each(|key| {
+            rest.shift_remove(*key);
+        });
+        entry.state = StreamState { chunks: Some(Vec::new()), rest, ..Default::default() };
+    }
+
     /// Change capture has brought the stream's table to `position`, by a load
     /// or by changes, and follows it from there.
     pub fn reach(&mut self, namespace: &str, name: &str, position: &Position) {
         let entry = self.stream_mut(namespace, name);
-        entry.sync_mode = SyncMode::Cdc.as_str().to_owned();
+        if entry.sync_mode != SyncMode::StrictCdc.as_str() {
+            entry.sync_mode = SyncMode::Cdc.as_str().to_owned();
+        }
         entry.state = StreamState {
             chunks: Some(Vec::new()),
             position: Some(position.clone()),
@@ -340,19 +378,18 @@ impl SavedLoad {
     pub fn descriptors(&self) -> Vec<StagedChunk> {
         let mut staged: Vec<_> = self.staged.iter().map(|chunk| self.descriptor(chunk)).collect();
         staged.sort_by_key(|chunk| chunk.chunk_id);
+        let deletes = self.staged.iter().filter_map(|chunk| chunk.deletes.as_deref());
+        staged.extend(deletes.map(|deletes| StagedChunk {
+            kind: StageKind::EqualityDeletes.into(),
+            ..self.descriptor(deletes)
+        }));
         staged
     }
 
     /// Takes a chunk in, once.
     pub fn add(&mut self, chunk: &StagedChunk) {
         if self.staged.iter().all(|known| known.chunk_id != chunk.chunk_id) {
-            self.staged.push(SavedChunk {
-                chunk_id: chunk.chunk_id,
-                manifest: chunk.manifest.clone(),
-                rows: chunk.rows,
-                files: chunk.files,
-                bytes: chunk.bytes,
-            });
+            self.staged.push(SavedChunk::of(chunk));
         }
     }
 
@@ -366,6 +403,19 @@ impl SavedLoad {
             files: chunk.files,
             bytes: chunk.bytes,
             ..Default::default()
+        }
+    }
+}
+
+impl SavedChunk {
+    fn of(chunk: &StagedChunk) -> Self {
+        SavedChunk {
+            chunk_id: chunk.chunk_id,
+            manifest: chunk.manifest.clone(),
+            rows: chunk.rows,
+            files: chunk.files,
+            bytes: chunk.bytes,
+            deletes: chunk.deletes.as_deref().map(|deletes| Box::new(SavedChunk::of(deletes))),
         }
     }
 }

@@ -28,6 +28,8 @@ pub enum How {
     CommittedBefore,
     /// Only changes were added to what it held.
     Followed,
+    /// What has come above its cursor was added to what it held.
+    Added,
 }
 
 /// What a table is.
@@ -88,6 +90,7 @@ impl Outcome {
         seconds: f64,
     ) -> Self {
         let how = match table.action {
+            _ if table.reached.is_some() => How::Added,
             Action::ReadAll => How::Loaded,
             Action::ReadMissing | Action::CommitStaged => How::Resumed,
             Action::Done => How::CommittedBefore,
@@ -105,6 +108,11 @@ impl Outcome {
     /// Of a table that was committed before this sync began.
     pub fn before(table: &TableRun, record: &CommitRecord) -> Self {
         Self::of(table, record, How::CommittedBefore)
+    }
+
+    /// Of an incremental table that nothing new has come for.
+    pub fn unchanged(table: &TableRun) -> Self {
+        Self::of(table, &CommitRecord::default(), How::Added)
     }
 
     /// Of a table to which changes were added, if there were any.
@@ -159,6 +167,10 @@ impl Outcome {
         match self.how {
             How::CommittedBefore => format!("{}: was committed before ({what})", self.stream),
             How::Followed => self.changes_line().unwrap_or_default(),
+            How::Added if self.rows == 0 => format!("{}: nothing new", self.stream),
+            How::Added => {
+                format!("{}: added {what} ({})", self.stream, human::seconds(self.seconds))
+            }
             How::Resumed | How::Loaded => {
                 format!("{}: committed {what} ({})", self.stream, human::seconds(self.seconds))
             }
@@ -215,7 +227,9 @@ impl Summary {
             output::human(warning);
         }
         output::human(format_args!("\n{}", self.total()));
-        let any = |outcome: &&Outcome| outcome.rows > 0 || outcome.how == How::Followed;
+        let any = |outcome: &&Outcome| {
+            outcome.rows > 0 || matches!(outcome.how, How::Followed | How::Added)
+        };
         if let Some(first) = self.outcomes.iter().find(any) {
             output::human(format_args!("\nQuery {}:\n{}", first.stream, queries(first)));
         }
@@ -253,7 +267,7 @@ impl Summary {
                 How::CommittedBefore => "before".to_owned(),
                 How::Followed => String::new(),
                 How::Resumed => "resumed".to_owned(),
-                How::Loaded => {
+                How::Loaded | How::Added => {
                     human::count(human::per_second(outcome.rows, outcome.seconds) as u64)
                 }
             };

@@ -53,6 +53,8 @@ mod chunk;
 mod commit;
 mod drain;
 pub mod follow;
+pub mod incremental;
+mod log;
 mod modes;
 pub mod position;
 mod prepare;
@@ -67,6 +69,7 @@ mod tests;
 pub use stop::Stop;
 
 use capture::Capture;
+use incremental::Reached;
 use position::Position;
 use resume::Action;
 use retry::Retry;
@@ -117,6 +120,8 @@ pub struct TableRun {
     pub seen: Option<CaptureTable>,
     /// What its content is, for change capture to go on from.
     pub position: Option<Position>,
+    /// The same for an incremental sync.
+    pub reached: Option<Reached>,
     /// Changes committed in this sync.
     pub changes: u64,
     /// Of those.
@@ -140,6 +145,7 @@ impl TableRun {
             outcome: None,
             seen: None,
             position: None,
+            reached: None,
             changes: 0,
             unrepresentable: Unrepresentable::new(),
             lost: None,
@@ -316,6 +322,7 @@ impl<'a> Sync<'a> {
 
     /// Drains the load, and lets go of it unless a later sync may continue it.
     async fn read(&mut self, load: &OpenLoad) -> Result<(), Stop> {
+        self.settle_unchanged(load);
         load::remember(load, &self.tables, self.capture.as_ref(), &mut self.keeper)?;
         self.keeper.save().await?;
         let drained = self.drain(Some(load)).await;
@@ -344,7 +351,11 @@ impl<'a> Sync<'a> {
             let outcome = Outcome::before(table, record);
             self.context.progress.table_done(index, &outcome.line());
             table.outcome = Some(outcome);
-            self.keeper.change().finish_load(&table.stream.namespace, &table.stream.name);
+            let (namespace, name) = (&table.stream.namespace, &table.stream.name);
+            match &table.reached {
+                Some(reached) => self.keeper.change().advance(namespace, name, reached),
+                None => self.keeper.change().finish_load(namespace, name),
+            }
         }
         self.remember_capture();
         self.keeper.change().run = Some(self.run.clone());

@@ -8,6 +8,7 @@ mod consistency;
 mod deployed;
 mod follow;
 mod iceberg;
+mod incremental;
 mod interrupt;
 mod json_rows;
 mod kill;

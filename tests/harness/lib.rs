@@ -29,6 +29,7 @@
 //! - [`follow`]: tables that are followed, and what a reader makes of them
 //! - [`heavy`]: what is heavy, in a size of the caller's
 //! - [`seeds`]: random transactions and kills by a seed, and equality at its end
+//! - [`increments`]: the same for tables that are read incrementally
 //!
 //! Everything a test starts ends with the test, also when it panics or the
 //! test process is killed.
@@ -44,6 +45,7 @@ pub mod follow;
 pub mod gate;
 pub mod heavy;
 pub mod iceberg;
+pub mod increments;
 pub mod moment;
 pub mod parts;
 pub mod postgres;

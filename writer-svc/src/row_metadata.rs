@@ -6,14 +6,53 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, RecordBatch};
-use arrow::datatypes::{DataType, Schema, SchemaRef};
+use arrow::array::{Array, ArrayRef, RecordBatch, StringArray, new_null_array};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use proto::v1::StageRequest;
 use proto::v1::stage_request::Kind;
 
 use crate::error::WriterError;
 use crate::layout::utc_microseconds;
 use crate::naming::{CDC_LSN, CDC_TIMESTAMP, OP_TYPE};
+
+/// Puts the columns before those of a stream that has none: the same for all rows.
+#[derive(Debug)]
+pub struct Said {
+    schema: SchemaRef,
+    op_type: String,
+}
+
+impl Said {
+    /// What the request says; `sent` is what the stream has.
+    pub fn of(request: &StageRequest, sent: &Schema) -> Self {
+        let said = columns().map(|(name, kind)| Field::new(name, kind, name != OP_TYPE));
+        let fields = said.into_iter().map(Arc::new).chain(sent.fields().iter().cloned());
+        let schema = Schema::new_with_metadata(fields.collect::<Vec<_>>(), sent.metadata().clone());
+        Said { schema: Arc::new(schema), op_type: request.op_type.clone() }
+    }
+
+    /// The columns of [`Self::put`].
+    pub fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    /// A batch with the three before it.
+    pub fn put(&self, sent: &RecordBatch) -> Result<RecordBatch, WriterError> {
+        let rows = sent.num_rows();
+        let mut arrays: Vec<ArrayRef> = vec![
+            Arc::new(StringArray::new_repeated(&self.op_type, rows)),
+            new_null_array(&utc_microseconds(), rows),
+            new_null_array(&DataType::Utf8, rows),
+        ];
+        arrays.extend(sent.columns().iter().cloned());
+        RecordBatch::try_new(self.schema(), arrays)
+            .map_err(WriterError::arrow("saying of rows what they are"))
+    }
+}
+
+fn columns() -> [(&'static str, DataType); 3] {
+    [(OP_TYPE, DataType::Utf8), (CDC_TIMESTAMP, utc_microseconds()), (CDC_LSN, DataType::Utf8)]
+}
 
 /// The three columns of a stream.
 #[derive(Debug)]
@@ -28,11 +67,7 @@ impl RowMetadata {
         if !request.row_metadata {
             return Ok(None);
         }
-        let expected = [
-            (OP_TYPE, DataType::Utf8),
-            (CDC_TIMESTAMP, utc_microseconds()),
-            (CDC_LSN, DataType::Utf8),
-        ];
+        let expected = columns();
         let fits = sent.fields().len() >= expected.len()
             && sent
                 .fields()

@@ -23,7 +23,7 @@ use crate::iceberg::positions;
 use crate::layout::Layout;
 use crate::partition::Split;
 use crate::reduce::{Reducer, Scope};
-use crate::row_metadata::RowMetadata;
+use crate::row_metadata::{RowMetadata, Said};
 use crate::spill::PartitionSorter;
 use crate::target::{self, Staging};
 
@@ -54,7 +54,7 @@ impl Way {
     pub fn push(&mut self, sent: &RecordBatch) -> Result<(), WriterError> {
         match self {
             Way::Rows(rows) => rows.push(sent),
-            Way::Changes(changes) => changes.reducer.push(sent),
+            Way::Changes(changes) => changes.push(sent),
         }
     }
 
@@ -69,6 +69,8 @@ impl Way {
 
 /// Changes on their way.
 pub struct Changes {
+    /// Absent: the stream says it itself.
+    said: Option<Said>,
     reducer: Reducer,
     rows: Rows,
     /// Absent: the destination cannot delete rows.
@@ -81,7 +83,9 @@ impl Changes {
         sent: &SchemaRef,
         options: &Options,
     ) -> Result<Self, WriterError> {
-        let rows = StageRequest { kind: Kind::Data.into(), ..request.clone() };
+        let said = (!request.row_metadata).then(|| Said::of(request, sent));
+        let sent = &said.as_ref().map_or_else(|| Arc::clone(sent), Said::schema);
+        let rows = StageRequest { kind: Kind::Data.into(), row_metadata: true, ..request.clone() };
         let rows = Rows::begin(rows, sent, options)?;
         let key = request.table.as_ref().map(|table| table.key_columns.as_slice());
         let deletes = rows.deletes;
@@ -93,7 +97,7 @@ impl Changes {
             usize::try_from(options.sort_bytes).unwrap_or(usize::MAX),
         )?;
         if !deletes {
-            return Ok(Changes { reducer, rows, keys: None });
+            return Ok(Changes { said, reducer, rows, keys: None });
         }
         let keys = StageRequest {
             kind: Kind::EqualityDeletes.into(),
@@ -102,7 +106,14 @@ impl Changes {
             ..request.clone()
         };
         let keys = Rows::begin(keys, &reducer.keys(), options)?;
-        Ok(Changes { reducer, rows, keys: Some(keys) })
+        Ok(Changes { said, reducer, rows, keys: Some(keys) })
+    }
+
+    fn push(&mut self, sent: &RecordBatch) -> Result<(), WriterError> {
+        match &self.said {
+            Some(said) => self.reducer.push(&said.put(sent)?),
+            None => self.reducer.push(sent),
+        }
     }
 
     fn finish(mut self, cancelled: &CancellationToken) -> Result<StagedChunk, WriterError> {

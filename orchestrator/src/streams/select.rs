@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use proto::v1::{Column, Filter, LoadStream, Table};
+use proto::v1::{Column, Filter, Incremental, LoadStream, Table};
 
 use super::{Catalog, Selection, Stream, SyncMode, TypeSchema, filter, naming};
 use crate::cli::Flags;
@@ -110,7 +110,9 @@ fn select(
     fault: &mut impl FnMut(String),
 ) -> SelectedStream {
     let sync_mode = sync_mode(stream, source, fault);
-    let cursor_field = cursor_field(stream, sync_mode, fault);
+    let (cursor_field, cursor_fields) = cursor_field(stream, sync_mode, fault);
+    let incremental = (sync_mode == SyncMode::Incremental)
+        .then(|| Incremental { cursor_fields, ..Default::default() });
     let all: Vec<&str> = stream.type_schema.properties.keys().map(String::as_str).collect();
     let mut known = |what: &str, column: &str| {
         // Without a type_schema nothing is known: the source will say.
@@ -174,6 +176,7 @@ fn select(
             on_unrepresentable: policy.into(),
             // Every chunk may have a file in every partition.
             few_chunks: !selection.partition_regex.is_empty(),
+            incremental,
         },
         table,
         columns,
@@ -208,21 +211,41 @@ fn sync_mode(stream: &Stream, source: &SourceFile, fault: &mut impl FnMut(String
     mode
 }
 
-fn cursor_field(stream: &Stream, mode: SyncMode, fault: &mut impl FnMut(String)) -> String {
+/// As it is written, and as the one or two columns that it names.
+fn cursor_field(
+    stream: &Stream,
+    mode: SyncMode,
+    fault: &mut impl FnMut(String),
+) -> (String, Vec<String>) {
     let cursor = stream.cursor_field.clone().unwrap_or_default();
-    if mode == SyncMode::Incremental {
-        let available = &stream.available_cursor_fields;
-        if cursor.is_empty() {
-            fault("is incremental but has no cursor_field".to_owned());
-        }
-        for column in cursor.split(':').filter(|column| !column.is_empty()) {
-            if !available.is_empty() && !available.iter().any(|known| known == column) {
+    if mode != SyncMode::Incremental {
+        return (cursor, Vec::new());
+    }
+    let (available, all) = (&stream.available_cursor_fields, &stream.type_schema.properties);
+    // A column's own name may have a colon.
+    let fields: Vec<String> = match all.contains_key(&cursor) {
+        true => vec![cursor.clone()],
+        false => cursor.split(':').map(|field| field.trim().to_owned()).collect(),
+    };
+    if cursor.is_empty() {
+        let words = if available.is_empty() { String::new() } else { available.join(", ") };
+        fault(format!("is incremental but has no cursor_field; it can be one of {words}"));
+    } else if fields.len() > 2 || fields.iter().any(String::is_empty) {
+        fault(format!(
+            "has the cursor_field {cursor:?}; it must be a column, or a column and its fallback, \
+             \"a:b\""
+        ));
+    } else if fields.len() == 2 && fields[0] == fields[1] {
+        fault(format!("cursor_field names {:?} twice", fields[0]));
+    } else {
+        for column in &fields {
+            if !available.is_empty() && !available.contains(column) {
                 let words = available.join(", ");
                 fault(format!("cursor_field names {column:?}; it must be one of {words}"));
             }
         }
     }
-    cursor
+    (cursor, fields)
 }
 
 fn conditions(

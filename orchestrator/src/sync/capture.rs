@@ -15,9 +15,10 @@ use super::position::{Origin, Position};
 use super::resume::Action;
 use super::retry::Retry;
 use super::settings::{self, Settings};
-use super::{Context, Stop, Sync, TableRun};
+use super::{Context, Stop, Sync, TableRun, log};
 use crate::config::source::UpdateMethod;
 use crate::progress::human;
+use crate::streams::SyncMode;
 use crate::summary::Outcome;
 
 /// Bytes of WAL held back for a slot that are worth a warning.
@@ -84,14 +85,14 @@ impl Sync<'_> {
         let (capture, tables) = checked(answer, method, captured.len())?;
         self.context.progress.note(&capture.held.line(capture.slot()));
         for (at, seen) in captured.into_iter().zip(tables) {
-            self.see(at, seen, &capture);
+            self.see(at, seen, &capture)?;
         }
         self.capture = Some(capture);
         Ok(())
     }
 
     /// What the source says of a captured table, beside what the table holds.
-    fn see(&mut self, at: usize, seen: CaptureTable, capture: &Capture) {
+    fn see(&mut self, at: usize, seen: CaptureTable, capture: &Capture) -> Result<(), Fault> {
         let table = &mut self.tables[at];
         if !seen.identity.is_empty() {
             table.stream.table.key_columns = seen.identity.clone();
@@ -104,11 +105,14 @@ impl Sync<'_> {
         let reached = state.stream(namespace, name).and_then(|entry| entry.state.position.as_ref());
         let last = table.last_commit.as_ref();
         table.position = last.and_then(|commit| commit.position.parse().ok());
-        let known = Known {
-            position: table.position.as_ref(),
-            certified: state.certified(namespace, name),
-            reached,
-        };
+        let certified = state.certified(namespace, name);
+        if table.is_log() {
+            let reached = reached.cloned();
+            return log::begin(table, capture, certified, reached.as_ref(), &self.context.progress);
+        }
+        // A log is no content to go on from.
+        table.position = table.position.take().filter(|position| position.shape != log::LOG);
+        let known = Known { position: table.position.as_ref(), certified, reached };
         let other_settings =
             last.is_some_and(|commit| !settings::is_under(&commit.commit_id, &table.settings));
         let shape = reached.filter(|reached| is_newer(reached, table.position.as_ref()));
@@ -122,13 +126,14 @@ impl Sync<'_> {
                     position.shape = shape;
                 }
                 table.action = Action::Follow;
-                return;
+                return Ok(());
             }
-            Err(Doubt::New) if last.is_none() => return,
+            Err(Doubt::New) if last.is_none() => return Ok(()),
             Err(doubt) => doubt.to_string(),
         };
         let id = &table.id;
         self.context.progress.note(&format!("{id} is loaded anew: {why}"));
+        Ok(())
     }
 
     /// From here on the state says which streams are followed.
@@ -137,7 +142,12 @@ impl Sync<'_> {
         let followed = self.tables.iter().filter(|table| table.action == Action::Follow);
         let followed = followed.map(|table| table.id.clone()).collect();
         let position = capture.at(capture.log.confirmed);
-        self.keeper.change().follow(&position, followed);
+        let state = self.keeper.change();
+        state.follow(&position, followed);
+        for table in self.tables.iter().filter(|table| table.is_log()) {
+            let entry = state.stream_mut(&table.stream.namespace, &table.stream.name);
+            entry.sync_mode = SyncMode::StrictCdc.as_str().to_owned();
+        }
     }
 
     /// What changes have made of the tables.
@@ -231,7 +241,7 @@ fn checked(
 impl TableRun {
     /// Whether changes are followed, not only the content read.
     pub fn is_captured(&self) -> bool {
-        self.stream.sync_mode == crate::streams::SyncMode::Cdc
+        matches!(self.stream.sync_mode, SyncMode::Cdc | SyncMode::StrictCdc)
     }
 }
 

@@ -6,8 +6,10 @@
 //! | Iceberg | an identity | each key's last change, and the keys to delete | ROW_DELTA |
 //! | Parquet | an identity | each transaction's last change of a key | APPEND |
 //! | either | none, or append_mode | every change as a row | APPEND |
+//! | either | the sync_mode strict_cdc | every change as a row | APPEND |
 //!
-//! After a TRUNCATE what is staged is all that the table holds: REPLACE.
+//! After a TRUNCATE what is staged is all that the table holds: REPLACE. A log
+//! (strict_cdc) keeps what was before.
 
 use std::collections::BTreeMap;
 
@@ -69,7 +71,7 @@ impl Staged {
 /// its own.
 fn by_identity(table: &TableRun) -> bool {
     let identity = table.seen.as_ref().is_some_and(|seen| !seen.identity.is_empty());
-    identity && !table.stream.append_mode
+    identity && !table.stream.append_mode && !table.is_log()
 }
 
 /// Whether changes replace rows of the table.
@@ -99,13 +101,14 @@ pub fn commit(
     staged: &Staged,
     position: &Position,
 ) -> CommitRequest {
-    let mode = match (staged.truncated, upserts(context, table)) {
+    let replaced = staged.truncated && !table.is_log();
+    let mode = match (replaced, upserts(context, table)) {
         (true, _) => Mode::Replace,
         (false, true) => Mode::RowDelta,
         (false, false) => Mode::Append,
     };
     let mut chunks = staged.chunks.clone();
-    if staged.truncated {
+    if replaced {
         // What they would delete is gone.
         chunks.retain(|chunk| chunk.kind() == Kind::Data);
     }
@@ -117,7 +120,10 @@ pub fn commit(
         mode: mode.into(),
         staged: chunks,
         position: shaped(table, position).to_string(),
-        expected_commit_id: table.last_commit.as_ref().map(|commit| commit.commit_id.clone()),
+        expected_commit_id: match &table.last_commit {
+            Some(commit) => Some(commit.commit_id.clone()),
+            None => table.is_log().then(String::new),
+        },
     }
 }
 

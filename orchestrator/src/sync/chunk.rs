@@ -9,7 +9,7 @@ use proto::v1::{
 };
 
 use super::retry::Retry;
-use super::{Context, TableRun};
+use super::{Context, TableRun, incremental};
 use crate::assign::Job;
 use crate::progress::Progress;
 use crate::state::Run;
@@ -77,6 +77,7 @@ impl Reading {
             settings_hash: table.settings.hash.clone(),
             processed_at: run.started_at.timestamp_micros(),
             op_type: "r".to_owned(),
+            kind: incremental::kind(context, table).into(),
             ..Default::default()
         };
         Reading {

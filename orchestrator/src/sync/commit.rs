@@ -1,12 +1,11 @@
 //! Makes a table's staged chunks its content, in one atomic step.
 
 use proto::Fault;
-use proto::v1::commit_request::Mode;
 use proto::v1::stage_request::Kind;
 use proto::v1::{CommitRequest, CommitResponse, ErrorCode};
 
 use super::retry::Retry;
-use super::{Context, TableRun};
+use super::{Context, TableRun, incremental};
 use crate::state::SavedLoad;
 
 /// A commit's end; `Err` names the table.
@@ -23,10 +22,13 @@ pub fn request(context: &Context<'_>, table: &TableRun, load: &SavedLoad) -> Com
         table: Some(table.stream.table.clone()),
         commit_id: load.commit_id.clone(),
         load_id: load.id.clone(),
-        mode: Mode::Replace.into(),
+        mode: incremental::mode(context, table, load).into(),
         staged: load.descriptors(),
-        position: load.position.as_ref().map(ToString::to_string).unwrap_or_default(),
-        expected_commit_id: None,
+        position: match &load.increment {
+            Some(increment) => increment.position.text(),
+            None => load.position.as_ref().map(ToString::to_string).unwrap_or_default(),
+        },
+        expected_commit_id: load.increment.as_ref().and_then(|increment| increment.base.clone()),
     }
 }
 

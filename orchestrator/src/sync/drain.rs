@@ -190,9 +190,10 @@ async fn settle(
     for warning in outcome.warnings() {
         context.progress.note(&warning);
     }
-    match load.position {
-        None => keeper.change().finish_load(namespace, name),
-        Some(position) => {
+    match (load.increment, load.position) {
+        (Some(increment), _) => keeper.change().advance(namespace, name, &increment.position),
+        (None, None) => keeper.change().finish_load(namespace, name),
+        (None, Some(position)) => {
             keeper.change().reach(namespace, name, &position);
             table.position = Some(position);
             table.last_commit = answer.record;

@@ -12,38 +12,21 @@ use crate::streams::{SelectedStream, SyncMode};
 /// Streams that a message names before it only counts the rest.
 const NAMED: usize = 10;
 
-/// Refuses the modes that this version does not run, and cdc where nothing
-/// says which slot to use; with every way out.
+/// Refuses cdc where nothing says which slot to use, with every way out.
 pub fn demand(
     streams: &[SelectedStream],
     source: &SourceFile,
     source_path: &Path,
     catalog: &Path,
 ) -> Result<(), Fault> {
-    let runs = |mode: SyncMode| matches!(mode, SyncMode::FullRefresh | SyncMode::Cdc);
-    let others: Vec<_> = streams.iter().filter(|stream| !runs(stream.sync_mode)).collect();
-    if !others.is_empty() {
-        let message = format!(
-            "this version runs the sync_modes full_refresh and cdc, and {} of {} selected \
-             streams have another: {}",
-            others.len(),
-            streams.len(),
-            named(&others)
-        );
-        let mut remedy = format!("{}; {}", set_mode(catalog), everywhere(catalog));
-        if !runs(source.default_mode) {
-            remedy.push_str(&default_mode(source_path, source.default_mode));
-        }
-        return Err(Fault::new(ErrorCode::InvalidConfig, message).remedy(remedy));
-    }
-    let captured: Vec<_> =
-        streams.iter().filter(|stream| stream.sync_mode == SyncMode::Cdc).collect();
+    let captures = |mode: SyncMode| matches!(mode, SyncMode::Cdc | SyncMode::StrictCdc);
+    let captured: Vec<_> = streams.iter().filter(|stream| captures(stream.sync_mode)).collect();
     if captured.is_empty() || source.update_method.is_some() {
         return Ok(());
     }
     let message = format!(
-        "cdc needs a replication slot, and {} names none; {} of {} selected streams have the \
-         sync_mode cdc: {}",
+        "cdc needs a replication slot, and {} names none; {} of {} selected streams are captured \
+         by one: {}",
         source_path.display(),
         captured.len(),
         streams.len(),
@@ -56,7 +39,7 @@ pub fn demand(
         set_mode(catalog),
         everywhere(catalog)
     );
-    if source.default_mode == SyncMode::Cdc {
+    if captures(source.default_mode) {
         remedy.push_str(&default_mode(source_path, source.default_mode));
     }
     Err(Fault::new(ErrorCode::InvalidConfig, message).remedy(remedy))

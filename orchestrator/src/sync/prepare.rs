@@ -6,6 +6,7 @@ use proto::Fault;
 use proto::v1::{ErrorCode, PrepareRequest, PrepareResponse};
 
 use super::follow::{Known, judge};
+use super::incremental;
 use super::resume::{self, Action};
 use super::retry::Retry;
 use super::settings::{self, Settings};
@@ -24,6 +25,7 @@ impl Sync<'_> {
         let all: Vec<_> = (0..self.tables.len()).collect();
         let kept = self.kept();
         self.ask_writers(&all).await?;
+        self.look_at_marks()?;
         self.open_capture().await?;
         if !self.resumed {
             return Ok(None);
@@ -85,6 +87,7 @@ impl Sync<'_> {
                 };
                 saved = saved.filter(from);
             }
+            let saved = saved.filter(|saved| incremental::fits(table, saved));
             table.action = resume::decide(&table.settings, last_commit, saved, live_load);
         }
     }

@@ -35,7 +35,7 @@ use super::changes::{self, Staged};
 use super::commit;
 use super::resume::Action;
 use super::retry::Retry;
-use super::{Stop, Sync};
+use super::{Stop, Sync, log};
 use crate::assign::Assigned;
 
 /// Tables of an interval that are committed at once.
@@ -116,7 +116,14 @@ impl Sync<'_> {
                     self.context.progress.streamed(read.rows, read.bytes);
                 }
                 Some(Event::Staged(staged)) => self.settle(capture, &mut call, staged).await?,
-                Some(Event::Lost(lost)) => self.lose(&call, lost)?,
+                Some(Event::Lost(lost)) => {
+                    let table = &self.tables[call.index(&lost.namespace, &lost.name)?];
+                    if table.is_log() {
+                        let fault = log::lost(table, capture.slot(), &lost);
+                        return Err(Stop::Failed(Fault { transient: false, ..fault }));
+                    }
+                    self.lose(&call, lost)?;
+                }
                 Some(Event::Finished(finished)) => {
                     let to = end(&finished.to)?;
                     self.remember_shapes(&call, finished.shapes)?;
@@ -149,7 +156,8 @@ impl Sync<'_> {
             tables.push(ReplicateTable {
                 stream: Some(table.stream.load.clone()),
                 position: position.lsn.to_string(),
-                shape: position.shape.clone(),
+                shape: if table.is_log() { String::new() } else { position.shape.clone() },
+                log: table.is_log(),
                 writer_address: writer.address.clone(),
                 writer_token: writer
                     .token
@@ -190,7 +198,12 @@ impl Sync<'_> {
             if self.tables[index].lost.is_some() {
                 continue;
             }
-            if table.truncated && table.staged.is_empty() {
+            if self.tables[index].is_log() && table.truncated {
+                log::note_truncate(&self.tables[index], &position, &self.context.progress);
+                if table.staged.is_empty() {
+                    continue;
+                }
+            } else if table.truncated && table.staged.is_empty() {
                 // What is to take the place of its content must be staged.
                 let reason = "it was truncated".to_owned();
                 let (namespace, name) = (table.namespace, table.name);
@@ -254,7 +267,8 @@ impl Sync<'_> {
     fn remember_shapes(&mut self, call: &Call, shapes: Vec<TableShape>) -> Result<(), Fault> {
         for TableShape { namespace, name, shape } in shapes {
             let table = &mut self.tables[call.index(&namespace, &name)?];
-            if let Some(position) = table.position.as_mut().filter(|_| table.lost.is_none()) {
+            let keeps = table.lost.is_none() && !table.is_log();
+            if let Some(position) = table.position.as_mut().filter(|_| keeps) {
                 position.shape = shape;
                 self.keeper.change().reach(&namespace, &name, position);
             }
@@ -319,6 +333,10 @@ impl Sync<'_> {
         self.ask_writers(&followed).await?;
         for index in followed {
             let table = &mut self.tables[index];
+            if table.is_log() && table.last_commit.is_none() {
+                // Nothing has come of it yet.
+                continue;
+            }
             let commit = table.last_commit.as_ref();
             let position = commit.and_then(|commit| commit.position.parse().ok());
             let behind = position.as_ref().is_none_or(|position: &super::position::Position| {

@@ -365,6 +365,7 @@ mod tests {
                 split_column: None,
                 policy: OnUnrepresentable::Null,
                 few_chunks: false,
+                incremental: None,
             },
             published: vec![column("a"), column("b")],
             identity: Vec::new(),

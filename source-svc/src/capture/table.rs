@@ -335,6 +335,7 @@ mod tests {
             split_column: None,
             policy: OnUnrepresentable::Null,
             few_chunks: false,
+            incremental: None,
         }
     }
 

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! open:  snapshot (locks, verified) → stream (held against discover) → plan (chunks)
+//!                                  incremental: increment (cursor, mark, content)
 //! read:  readers → copy → decode → batch → send        one task per chunk
 //! end:   close · keeper lost · unused for the grace time · shutdown
 //! ```
@@ -9,8 +10,12 @@
 //! A load that has ended says so to every chunk that is still being read: its
 //! `gone` token is cancelled, once, with a reason.
 
+mod content;
 mod copy;
+mod cursor;
 mod handoff;
+mod increment;
+mod mark;
 mod plan;
 mod readers;
 mod snapshot;
@@ -33,6 +38,7 @@ use crate::connect::Session;
 use crate::error::SourceError;
 use crate::identity;
 use crate::send::Writers;
+use increment::Wanted;
 use plan::PlannedChunk;
 use readers::Readers;
 use stream::Stream;
@@ -200,7 +206,10 @@ impl Load {
         let database = identity::database(&keeper).await?;
         let snapshot = snapshot::take(&keeper, &request.streams, &config, &request.slot).await?;
         let plans = try_join_all(
-            snapshot.streams.iter().map(|stream| plan::plan(&keeper, stream, config.max_threads)),
+            snapshot
+                .streams
+                .iter()
+                .map(|stream| plan::plan(&keeper, stream, config.max_threads, &database)),
         )
         .await?;
         let max_row_bytes = config.max_row_bytes.min(row_bytes_bound);
@@ -220,7 +229,7 @@ impl Load {
             let relation = &stream.relation;
             let shape = snapshot.shapes.get(&(relation.namespace.clone(), relation.name.clone()));
             let shape = shape.map(Shape::text).unwrap_or_default();
-            response.tables.push(v1::LoadTable { shape, ..load_table(&stream, &plan) });
+            response.tables.push(v1::LoadTable { shape, ..load_table(&stream, &plan)? });
             response.notices.extend(plan.notices);
             tables.push(LoadedTable { stream, chunks: plan.chunks });
         }
@@ -359,16 +368,22 @@ fn gone(id: &str, why: &str) -> SourceError {
     SourceError::LoadGone(format!("load {id} no longer exists: {why}"))
 }
 
-fn load_table(stream: &Stream, plan: &plan::Plan) -> v1::LoadTable {
+fn load_table(stream: &Stream, plan: &plan::Plan) -> Result<v1::LoadTable, SourceError> {
     let relation = &stream.relation;
-    v1::LoadTable {
+    let part = matches!(&plan.increment, Some(it) if !matches!(it.wanted, Wanted::Everything(_)));
+    let mark = plan.increment.as_ref().map(|increment| serde_json::to_string(&increment.mark));
+    let mark = mark.transpose().map_err(|error| SourceError::Internal(error.to_string()))?;
+    let cursor = plan.increment.as_ref().map(|increment| increment.values.clone());
+    Ok(v1::LoadTable {
         namespace: relation.namespace.clone(),
         name: relation.name.clone(),
         columns: stream.columns.iter().map(|column| column.to_proto()).collect(),
         primary_key: relation.primary_key.clone(),
-        estimated_rows: relation.estimated_rows,
+        estimated_rows: if part { -1 } else { relation.estimated_rows },
         bytes: plan.bytes,
         chunks: plan.chunks.iter().map(|planned| planned.chunk.clone()).collect(),
         shape: String::new(),
-    }
+        mark: mark.unwrap_or_default(),
+        cursor: cursor.unwrap_or_default(),
+    })
 }

@@ -8,10 +8,14 @@
 //!   chunk, where a leaf may not be read directly or is a foreign table
 //! - a split column: ranges of its values ([`super::split`])
 //! - views and foreign tables: one chunk
+//!
+//! What an incremental load reads after its first time is one chunk, through the
+//! index of its cursor where there is one ([`super::increment`]).
 
 use proto::v1;
 use proto::v1::relation::Kind;
 
+use super::increment::{self, Increment, Scope, Wanted};
 use super::split;
 use super::stream::Stream;
 use crate::connect::Session;
@@ -41,9 +45,12 @@ pub struct PlannedChunk {
 
 /// A stream's chunks.
 pub struct Plan {
-    /// At least one; ids count from 0.
+    /// Ids count from 0. None: an incremental load has nothing to read.
     pub chunks: Vec<PlannedChunk>,
-    /// Bytes of the relation's pages; 0 for views and foreign tables.
+    /// Of an incremental load.
+    pub increment: Option<Increment>,
+    /// Bytes of the relation's pages; 0 for views and foreign tables, and where
+    /// only a part is read.
     pub bytes: u64,
     /// Things a user should know.
     pub notices: Vec<String>,
@@ -61,8 +68,53 @@ struct Leaf {
 }
 
 /// Plans under the keeper's snapshot, whose locks keep pages where they are.
-pub async fn plan(keeper: &Session, stream: &Stream, threads: usize) -> Result<Plan, SourceError> {
+/// `database`: as [`crate::identity::database`] has it.
+pub async fn plan(
+    keeper: &Session,
+    stream: &Stream,
+    threads: usize,
+    database: &str,
+) -> Result<Plan, SourceError> {
     let sources = Sources::new(keeper, stream, threads).await?;
+    if stream.incremental.is_none() {
+        return everything(keeper, stream, &sources).await;
+    }
+    let increment = increment::plan(&sources.scope(keeper, database)).await?;
+    let mut plan = match &increment.wanted {
+        Wanted::Everything(condition) => {
+            let mut plan = everything(keeper, stream, &sources).await?;
+            for chunk in &mut plan.chunks {
+                chunk.conditions.extend(condition.clone());
+            }
+            plan
+        }
+        Wanted::Only(from, condition) => Plan {
+            chunks: vec![PlannedChunk {
+                chunk: v1::Chunk::default(),
+                from: from.clone(),
+                conditions: vec![condition.clone()],
+            }],
+            ..Plan::nothing()
+        },
+        Wanted::Nothing => Plan::nothing(),
+    };
+    plan.notices.extend(increment.notices.iter().cloned());
+    plan.increment = Some(increment);
+    Ok(plan)
+}
+
+impl Plan {
+    fn nothing() -> Self {
+        Plan { chunks: Vec::new(), increment: None, bytes: 0, notices: Vec::new() }
+    }
+}
+
+/// All rows of the relation.
+async fn everything(
+    keeper: &Session,
+    stream: &Stream,
+    sources: &Sources<'_>,
+) -> Result<Plan, SourceError> {
     let label = stream.relation.label();
     let mut notices = Vec::new();
     if stream.relation.kind == Kind::ForeignTable {
@@ -85,7 +137,7 @@ pub async fn plan(keeper: &Session, stream: &Stream, threads: usize) -> Result<P
     for (id, planned) in (0..).zip(&mut chunks) {
         planned.chunk.id = id;
     }
-    Ok(Plan { chunks, bytes: sources.bytes(), notices })
+    Ok(Plan { chunks, increment: None, bytes: sources.bytes(), notices })
 }
 
 /// What a stream's rows lie in.
@@ -114,6 +166,17 @@ impl<'a> Sources<'a> {
         let pages = leaves.iter().map(|leaf| leaf.pages).sum();
         let page_bytes = page_bytes(keeper).await?;
         Ok(Sources { stream, leaves, paged, pages, page_bytes, threads })
+    }
+
+    fn scope<'s>(&'s self, keeper: &'s Session, database: &'s str) -> Scope<'s> {
+        Scope {
+            keeper,
+            stream: self.stream,
+            from: self.root(),
+            members: self.members().unwrap_or_else(|| "true".to_owned()),
+            tables: self.leaves.iter().map(|leaf| leaf.oid).collect(),
+            database,
+        }
     }
 
     fn bytes(&self) -> u64 {

@@ -64,7 +64,7 @@ pub async fn ranges(
     wanted: u64,
 ) -> Result<Vec<Range>, SourceError> {
     let label = stream.relation.label();
-    let base_type = base_type(keeper, stream, column).await?;
+    let base_type = base_type(keeper, stream, column, "split_column").await?;
     if !TYPES.contains(&base_type.as_str()) {
         return Err(SourceError::Invalid {
             what: format!("{label} cannot be split by {column}, which is of type {base_type}"),
@@ -91,8 +91,13 @@ pub async fn ranges(
     Ok(between(&key, &boundaries))
 }
 
-/// The type under the column's domains, if any.
-async fn base_type(keeper: &Session, stream: &Stream, column: &str) -> Result<String, SourceError> {
+/// The type under the column's domains, if any; `setting` names the column.
+pub async fn base_type(
+    keeper: &Session,
+    stream: &Stream,
+    column: &str,
+    setting: &str,
+) -> Result<String, SourceError> {
     let query = "WITH RECURSIVE base AS ( \
            SELECT t.oid, t.typname, t.typtype, t.typbasetype FROM pg_catalog.pg_attribute a \
              JOIN pg_catalog.pg_type t ON t.oid = a.atttypid \
@@ -107,7 +112,7 @@ async fn base_type(keeper: &Session, stream: &Stream, column: &str) -> Result<St
         .map_err(SourceError::postgres(format!("looking up the type of {label}.{column}")))?;
     row.map(|row| row.get(0)).ok_or_else(|| SourceError::NotFound {
         what: format!("{label} has no column {column}"),
-        remedy: "correct split_column in streams.json".to_owned(),
+        remedy: format!("correct {setting} in streams.json"),
     })
 }
 

@@ -7,6 +7,7 @@ use proto::v1;
 use proto::v1::filter::LogicalOperator;
 use proto::v1::load_stream::OnUnrepresentable as Policy;
 
+use super::mark::Mark;
 use crate::decode::{self, OnUnrepresentable};
 use crate::error::SourceError;
 use crate::relation::{ColumnInfo, RelationInfo};
@@ -27,6 +28,19 @@ pub struct Stream {
     pub policy: OnUnrepresentable,
     /// Plan no more chunks than readers.
     pub few_chunks: bool,
+    /// Only what is new is read.
+    pub incremental: Option<Incremental>,
+}
+
+/// How a stream is read incrementally.
+#[derive(Clone, Debug)]
+pub struct Incremental {
+    /// One column, or one and its fallback.
+    pub cursor_fields: Vec<String>,
+    /// What was read before; absent: nothing.
+    pub mark: Option<Mark>,
+    /// A row that is read again takes its own place.
+    pub replaces: bool,
 }
 
 /// What is wrong with a stream, each line naming its table.
@@ -72,6 +86,7 @@ impl Stream {
         {
             faults.config.push(format!("{label} has no column {split} to split by"));
         }
+        let incremental = incremental(request, &relation, &label, faults);
         let policy = match request.on_unrepresentable() {
             Policy::Null => OnUnrepresentable::Null,
             Policy::Fail => OnUnrepresentable::Fail,
@@ -83,6 +98,7 @@ impl Stream {
             split_column,
             policy,
             few_chunks: request.few_chunks,
+            incremental,
         })
     }
 
@@ -239,7 +255,36 @@ fn names(request: &v1::LoadStream, column: &str) -> bool {
     let filter = request.filter.as_ref().map(|filter| filter.conditions.as_slice());
     request.selected.iter().any(|name| name == column)
         || request.split_column == column
+        || request.incremental.iter().any(|it| it.cursor_fields.iter().any(|name| name == column))
         || filter.unwrap_or_default().iter().any(|condition| condition.column == column)
+}
+
+/// How the stream is read incrementally, if it is.
+fn incremental(
+    request: &v1::LoadStream,
+    relation: &RelationInfo,
+    label: &str,
+    faults: &mut Faults,
+) -> Option<Incremental> {
+    let wanted = request.incremental.as_ref()?;
+    if wanted.cursor_fields.is_empty() || wanted.cursor_fields.len() > 2 {
+        faults.config.push(format!("{label} needs one cursor_field, or two with a colon between"));
+    }
+    for name in &wanted.cursor_fields {
+        if relation.column(name).is_none() && !is_gone(request, relation, name) {
+            faults.config.push(format!("{label} has no column {name} to follow (cursor_field)"));
+        }
+    }
+    let mark = Some(wanted.mark.as_str()).filter(|mark| !mark.is_empty());
+    let mark = mark.map(serde_json::from_str).transpose().unwrap_or_else(|error| {
+        faults.config.push(format!("what was read of {label} before cannot be told: {error}"));
+        None
+    });
+    Some(Incremental {
+        cursor_fields: wanted.cursor_fields.clone(),
+        mark,
+        replaces: wanted.replaces,
+    })
 }
 
 /// Whether discover saw a column that is not there any more, which

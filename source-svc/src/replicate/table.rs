@@ -98,6 +98,8 @@ pub struct Followed {
     pub shape: String,
     /// The log told of a TRUNCATE, of the table as it lacked it.
     pub was_truncated: bool,
+    /// What came before a TRUNCATE stays.
+    log: bool,
     writer: WriterAddress,
     stage: StageRequest,
     columns: Vec<Column>,
@@ -162,6 +164,7 @@ impl Followed {
             lost: false,
             shape: request.shape,
             was_truncated: false,
+            log: request.log,
             writer: WriterAddress { address, token },
             stage,
             columns,
@@ -269,6 +272,10 @@ impl Followed {
     /// Everything that the table had is gone, and what came before with it.
     pub fn truncate(&mut self) {
         self.was_truncated = true;
+        if self.log {
+            self.changes.truncated = true;
+            return;
+        }
         self.changes = Changes { truncated: true, ..Changes::default() };
     }
 

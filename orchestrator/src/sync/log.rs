@@ -1,0 +1,91 @@
+//! Tables that are logs of changes (`strict_cdc`): nothing is loaded, and every
+//! change from where the first sync found the slot on is a row, once, in the order
+//! of `_cdc_lsn`.
+//!
+//! Where a table of `cdc` is loaded anew, because the slot has left it behind or
+//! the stream cannot tell a change, a log would have a hole: the sync fails before
+//! anything further is confirmed, and says how the log can begin anew. What is no
+//! change of a row is no row: a TRUNCATE, and what changes rows without an event
+//! (a rewrite, a column's default, a partition attached or detached). The former is
+//! said as it comes.
+
+use proto::Fault;
+use proto::v1::{ErrorCode, TableLost};
+
+use super::TableRun;
+use super::capture::Capture;
+use super::follow::{Known, judge};
+use super::position::Position;
+use super::resume::Action;
+use crate::progress::Progress;
+use crate::streams::SyncMode;
+
+/// In place of a table's shape in the positions of logs, which look at none.
+pub const LOG: &str = "log";
+
+impl TableRun {
+    /// Whether its table is a log of changes.
+    pub fn is_log(&self) -> bool {
+        self.stream.sync_mode == SyncMode::StrictCdc
+    }
+}
+
+/// A log goes on from what it has; a new one begins where the slot is.
+pub fn begin(
+    table: &mut TableRun,
+    capture: &Capture,
+    certified: Option<Position>,
+    reached: Option<&Position>,
+    progress: &Progress,
+) -> Result<(), Fault> {
+    let is_log = table.position.as_ref().is_some_and(|position| position.shape == LOG);
+    if table.last_commit.is_some() && !is_log {
+        let what = format!("{} holds what is no log of changes", table.id);
+        return Err(Fault::new(ErrorCode::InvalidConfig, what).remedy(anew("begins")));
+    }
+    if table.seen.as_ref().is_some_and(|seen| seen.identity.is_empty()) {
+        progress.note(&format!(
+            "warning: {}: without a primary key or another replica identity, its UPDATEs and \
+             DELETEs are not in the log",
+            table.id
+        ));
+    }
+    // Of one that nothing has come for yet only the state knows.
+    let known = table.position.clone().or_else(|| certified.clone());
+    let position = known.unwrap_or_else(|| capture.at(capture.log.confirmed));
+    judge(&capture.log, &Known { position: Some(&position), certified, reached }).map_err(
+        |doubt| {
+            let what = format!("the changes of {} have a hole: {doubt}", table.id);
+            Fault::new(ErrorCode::Source, what).remedy(anew("then begins"))
+        },
+    )?;
+    table.position = Some(position.with_shape(LOG));
+    table.action = Action::Follow;
+    Ok(())
+}
+
+/// A change that the stream does not tell.
+pub fn lost(table: &TableRun, slot: &str, lost: &TableLost) -> Fault {
+    let what = format!("a change of {} cannot be told: {}", table.id, lost.reason);
+    Fault::new(ErrorCode::Source, what).remedy(format!(
+        "what comes before it is in the table. To go on after a hole: SELECT \
+         pg_replication_slot_advance('{slot}', pg_current_wal_lsn()); (streams of this slot with \
+         the sync_mode cdc are then loaded anew)\n  → then {}",
+        anew("begins")
+    ))
+}
+
+/// A TRUNCATE that came in an interval.
+pub fn note_truncate(table: &TableRun, to: &Position, progress: &Progress) {
+    progress.note(&format!(
+        "note: {} was truncated before {}: its log has no row for that",
+        table.id, to.lsn
+    ));
+}
+
+fn anew(begins: &str) -> String {
+    format!(
+        "clear-destination for this stream, then sync: its log {begins} anew where the replication \
+         slot is"
+    )
+}
