@@ -331,6 +331,9 @@ impl Warehouse {
                 "jdbc.password": PASSWORD,
                 "jdbc.schema-version": "V1",
             }),
+            Server::JavaRest(rest) => {
+                json!({"type": "rest", "uri": format!("http://{}", rest.address())})
+            }
             other => bail!("how Spark is to use {other:?} is not known"),
         };
         settings["warehouse"] = self.location().into();
