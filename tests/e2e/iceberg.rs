@@ -7,6 +7,7 @@ mod check;
 mod clear;
 mod commits;
 mod deltas;
+mod faults;
 mod foreign;
 mod forms;
 mod glue;
@@ -36,10 +37,9 @@ use tests::run::{Outcome, Project};
 
 use crate::bad_input::{SOON, shows_no_secret};
 
-/// Every subject with one pair, a module of tests for each pair; `most`: without
-/// those that are not shown with Iceberg's own REST server.
+/// Subjects with one pair, a module of tests for each pair.
 macro_rules! suite {
-    ($($name:ident: $catalog:ident, $store:ident, $subjects:ident;)*) => {$(
+    ($subjects:ident with $($name:ident: $catalog:ident, $store:ident;)*) => {$(
         mod $name {
             use super::*;
 
@@ -48,17 +48,7 @@ macro_rules! suite {
             suite!(@$subjects);
         }
     )*};
-    (@all) => {
-        suite!(@most);
-        suite! { @test
-            clear::clear_destination_removes_the_selected_tables_with_their_files,
-            renames::a_table_made_anew_goes_by_names_and_is_followed_from_then_on,
-            meanwhile::what_others_change_during_a_sync_is_neither_lost_nor_taken_for_ours,
-            partitions::a_table_is_partitioned_anew_by_the_sync_after_the_change,
-            check::check_tries_catalog_and_warehouse_and_leaves_nothing,
-        }
-    };
-    (@most) => {
+    (@tables) => {
         suite! { @test
             shop::a_full_refresh_of_the_shop_equals_postgresql,
             types::every_type_arrives_as_postgresql_prints_it,
@@ -88,6 +78,27 @@ macro_rules! suite {
             partitions::uuids_are_partition_values,
             partitions::rows_of_json_have_their_partition_columns_beside_them,
             partitions::chunks_share_partitions_and_bounded_files,
+            clear::clear_destination_removes_the_selected_tables_with_their_files,
+            renames::a_table_made_anew_goes_by_names_and_is_followed_from_then_on,
+            meanwhile::what_others_change_during_a_sync_is_neither_lost_nor_taken_for_ours,
+            partitions::a_table_is_partitioned_anew_by_the_sync_after_the_change,
+            check::check_tries_catalog_and_warehouse_and_leaves_nothing,
+            deltas::appends_and_row_deltas_equal_the_same_changes_of_a_map,
+        }
+    };
+    (@faults) => {
+        suite! { @test
+            faults::a_swap_without_an_answer_is_made_once,
+            faults::a_catalog_that_vanishes_before_in_or_after_a_commit_has_it_once,
+            faults::a_catalog_that_never_answers_is_an_error_in_time,
+            faults::what_others_commit_before_our_swap_is_built_upon,
+        }
+    };
+    (@buckets) => {
+        suite! { @test
+            refusals::a_bucket_that_is_missing_is_named_and_leaves_no_table,
+            refusals::a_warehouse_that_may_not_be_written_is_told_and_the_table_unchanged,
+            refusals::a_wrong_secret_is_told_and_the_table_unchanged,
         }
     };
     (@test $($($path:ident)::+),* $(,)?) => {
@@ -101,18 +112,36 @@ macro_rules! suite {
     };
 }
 
-suite! {
-    sqlite_on_files: Sqlite, Local, all;
-    sqlite_on_s3: Sqlite, S3, all;
-    postgres_on_files: Postgres, Local, all;
-    postgres_on_s3: Postgres, S3, all;
-    rest_on_s3: Rest, S3, all;
-    glue_on_files: Glue, Local, all;
-    glue_on_s3: Glue, S3, all;
-    hive_on_files: Hive, Local, all;
-    hive_on_s3: Hive, S3, all;
-    java_rest_on_files: JavaRest, Local, most;
-    java_rest_on_s3: JavaRest, S3, most;
+suite! { tables with
+    sqlite_on_files: Sqlite, Local;
+    sqlite_on_s3: Sqlite, S3;
+    postgres_on_files: Postgres, Local;
+    postgres_on_s3: Postgres, S3;
+    rest_on_s3: Rest, S3;
+    glue_on_files: Glue, Local;
+    glue_on_s3: Glue, S3;
+    hive_on_files: Hive, Local;
+    hive_on_s3: Hive, S3;
+    java_rest_on_files: JavaRest, Local;
+    java_rest_on_s3: JavaRest, S3;
+}
+
+// Those of SeaweedFS's REST catalog are its own.
+suite! { buckets with
+    buckets_of_sqlite: Sqlite, S3;
+    buckets_of_postgres: Postgres, S3;
+    buckets_of_glue: Glue, S3;
+    buckets_of_hive: Hive, S3;
+    buckets_of_java_rest: JavaRest, S3;
+}
+
+// A file of SQLite's is not on the way to anybody.
+suite! { faults with
+    faults_of_postgres: Postgres, Local;
+    faults_of_rest: Rest, S3;
+    faults_of_glue: Glue, Local;
+    faults_of_hive: Hive, Local;
+    faults_of_java_rest: JavaRest, Local;
 }
 
 /// A user's directory whose destination is a warehouse.

@@ -27,6 +27,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub enum Fault {
     /// The server does it; its answer never arrives, the connection ends.
     LoseAnswer,
+    /// The same, and the server is down from then on for those who come this way.
+    Vanish,
     /// It never arrives; the connection ends.
     LoseRequest,
     /// It waits for [`Armed::release`].
@@ -198,6 +200,18 @@ impl Shared {
         self.state().rules.iter().map(|rule| rule.needle.len()).max().unwrap_or(0)
     }
 
+    /// An answer has come that is to be lost.
+    fn lose(&self, id: usize) {
+        let fault = self.state().rules[id].fault;
+        if fault == Fault::Vanish {
+            self.down.store(true, Ordering::SeqCst);
+        }
+        self.set(id, Stage::Met);
+        if fault == Fault::Vanish {
+            self.cut();
+        }
+    }
+
     fn cut(&self) {
         for connection in self.state().connections.drain(..) {
             let _ = connection.shutdown(Shutdown::Both);
@@ -269,7 +283,7 @@ fn requests(
                     shared.set(id, Stage::Met);
                     return Ok(());
                 }
-                Fault::LoseAnswer => {
+                Fault::LoseAnswer | Fault::Vanish => {
                     *lost.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(id);
                 }
                 Fault::Hold => {
@@ -303,7 +317,7 @@ fn answers(
         if let Some(id) = losing
             && !buffer[..length].starts_with(b"HTTP/1.1 100")
         {
-            shared.set(id, Stage::Met);
+            shared.lose(id);
             return Ok(());
         }
         client.write_all(&buffer[..length])?;

@@ -18,6 +18,7 @@ nothing but the time it takes to start.
                                   PyIceberg's transforms say, and how many rows
     tables    namespace           the names of its tables; null: no such namespace
     files     location            every object below it, whosever
+    remove    locations           these objects, whatever refers to them
     create    columns, partition, properties   a table; columns are [name, type]
     append    columns, rows       as a foreign writer
     set_properties  properties    of the table
@@ -39,31 +40,24 @@ nothing but the time it takes to start.
 """
 
 import json
-import os
 import sys
 import traceback
 
-import boto3
 import iceberg_engines
 import reader
-from iceberg_values import arrow_column, parsed, printed
-from pyarrow import ExtensionArray, dataset, field as arrow_field, parquet, schema as arrow_schema
+from iceberg_store import bucket, delete, files, forbid, mirror, objects, remove, rows, uploads
+from iceberg_values import arrow_column, parsed, print_json, printed
+from pyarrow import ExtensionArray, field as arrow_field, parquet, schema as arrow_schema
 from pyarrow import table as arrow_table, types as pyarrow_types
-from pyarrow.fs import FileSelector, FileType
 from pyiceberg import types
 from pyiceberg.catalog import load_catalog
 from pyiceberg.conversions import from_bytes
 from pyiceberg.exceptions import NoSuchNamespaceError
 from pyiceberg.expressions import AlwaysTrue
-from pyiceberg.io import load_file_io
 from pyiceberg.manifest import DataFileContent, clear_manifest_cache
 from pyiceberg.partitioning import PartitionField, PartitionSpec
 from pyiceberg.schema import Schema
 from pyiceberg.transforms import parse_transform
-
-
-def print_json(value):
-    print(json.dumps(value), flush=True)
 
 
 # --- reading ------------------------------------------------------------------
@@ -287,14 +281,6 @@ def tables(catalog, request):
     print_json(None if found is None else sorted(identifier[-1] for identifier in found))
 
 
-def files(catalog, request):
-    io = load_file_io(catalog.properties, request["location"])
-    scheme, host, path = io.parse_location(request["location"])
-    below = FileSelector(path, recursive=True, allow_not_found=True)
-    found = io.fs_by_scheme(scheme, host).get_file_info(below)
-    print_json(sorted(info.path for info in found if info.type == FileType.File))
-
-
 # --- writing ------------------------------------------------------------------
 
 
@@ -378,7 +364,7 @@ def drop(catalog, request):
         table.io.fs_by_scheme(scheme, host).delete_dir(path)
 
 
-# --- the store ----------------------------------------------------------------
+# --- what only one catalog has ------------------------------------------------
 
 
 def glue(catalog, request):
@@ -402,74 +388,10 @@ def hive(catalog, request):
     print(json.dumps(answer, default=vars), flush=True)
 
 
-def store(request):
-    """A client of the S3 store, and bucket and prefix of the location."""
-    properties = request["catalog"]
-    client = boto3.client(
-        "s3",
-        endpoint_url=properties["s3.endpoint"],
-        region_name=properties["s3.region"],
-        aws_access_key_id=properties["s3.access-key-id"],
-        aws_secret_access_key=properties["s3.secret-access-key"],
-        verify=properties.get("authority"),
-    )
-    bucket, _, prefix = request["location"].removeprefix("s3://").partition("/")
-    return client, bucket, prefix
-
-
-def uploads(catalog, request):
-    client, bucket, prefix = store(request)
-    begun = client.list_multipart_uploads(Bucket=bucket, Prefix=prefix).get("Uploads", [])
-    print_json(sorted(upload["Key"] for upload in begun))
-
-
-def forbid(catalog, request):
-    client, bucket, prefix = store(request)
-    statement = {"Effect": "Deny", "Principal": "*", "Action": "s3:PutObject"}
-    statement["Resource"] = f"arn:aws:s3:::{bucket}/{prefix}/*"
-    policy = {"Version": "2012-10-17", "Statement": [statement]}
-    client.put_bucket_policy(Bucket=bucket, Policy=json.dumps(policy))
-
-
-def bucket(catalog, request):
-    client, name, _ = store(request)
-    client.create_bucket(Bucket=name)
-
-
-def keys(request):
-    client, name, prefix = store(request)
-    pages = client.get_paginator("list_objects_v2").paginate(Bucket=name, Prefix=prefix)
-    return sorted(item["Key"] for page in pages for item in page.get("Contents", []))
-
-
-def objects(catalog, request):
-    print_json(keys(request))
-
-
-def delete(catalog, request):
-    client, name, _ = store(request)
-    client.delete_object(Bucket=name, Key=request["key"])
-
-
-def mirror(catalog, request):
-    client, name, prefix = store(request)
-    for key in keys(request):
-        path = os.path.join(request["directory"], key.removeprefix(prefix).lstrip("/"))
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        client.download_file(name, key, path)
-
-
-def rows(catalog, request):
-    io = load_file_io(catalog.properties, request["location"])
-    scheme, host, path = io.parse_location(request["location"])
-    found = dataset.dataset(path, format="parquet", filesystem=io.fs_by_scheme(scheme, host))
-    print_json(found.count_rows())
-
-
 COMMANDS = {
     command.__name__: command
     for command in (
-        *(read, count, plan, describe, misplaced, tables, files, create, append, rewrite, drop),
+        *(read, count, plan, describe, misplaced, tables, files, remove, create, append, rewrite, drop),
         *(evolve, unset, roll_back, set_properties),
         *(glue, hive, uploads, forbid, bucket, objects, delete, mirror, rows),
     )

@@ -1,5 +1,6 @@
 """PostgreSQL's text of values, as reader.py prints it, back to Arrow columns."""
 
+import json
 import re
 import struct
 import uuid
@@ -9,6 +10,10 @@ import pyarrow
 from pyiceberg import types
 
 MICROS_OF_A_DAY = 86_400_000_000
+
+
+def print_json(value):
+    print(json.dumps(value), flush=True)
 
 
 def float_of(text, form):

@@ -23,6 +23,7 @@
 //!   not nested are ours, those of lists are `parquet`'s)
 //! - [`stage`]: the files of one chunk, invisible to readers, and their manifest
 //! - [`target`]: a table at a destination, whatever its kind
+//!   ([`record`]: the record of its last commit, as it is stored)
 //! - [`parquet`]: stage, prepare, commit and drop of a table directory
 //! - [`iceberg`]: the same of an Iceberg table, and its catalogs
 //! - [`storage`]: paths that cannot leave the destination, durable file work
@@ -52,6 +53,7 @@ pub mod naming;
 pub mod parquet;
 pub mod partition;
 pub mod receive;
+pub mod record;
 pub mod reduce;
 pub mod render;
 pub mod row_id;

@@ -1,12 +1,10 @@
-//! What only a Glue catalog has: keys, a region, a service that may be away or
-//! refuse in the middle of a commit, and descriptions that others write, too.
+//! What only a Glue catalog has: keys, a region, permissions, and descriptions that
+//! others write, too.
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use tests::iceberg::glue;
 use tests::iceberg::pair::{Catalog, Pair, Store};
-use tests::iceberg::seaweed;
-use tests::proxy::{Fault, Proxy};
 use tests::run::{Outcome, Project};
 use tests::supervised::free_ports;
 
@@ -16,7 +14,6 @@ use crate::plain;
 
 const PAIR: Pair = Pair::new(Catalog::Glue, Store::Local);
 const TABLE: &str = "CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1), (2)";
-const ADD: &str = "INSERT INTO t SELECT max(id) + 1 FROM t";
 const WRONG: &str = "not/the+secret=";
 
 fn refusal(project: &Project, outcome: Outcome, named: &[&str]) -> Result<()> {
@@ -29,13 +26,6 @@ fn synced(label: &str) -> Result<Lake> {
     lake.project.select(&["public.t"], plain())?;
     lake.project.sync()?;
     Ok(lake)
-}
-
-/// A proxy before Glue, through which the project goes from here on.
-fn proxied(lake: &Lake) -> Result<Proxy> {
-    let proxy = Proxy::start(&lake.warehouse.catalog_address().context("an address")?)?;
-    lake.project.write("destination.json", &lake.warehouse.destination_through(&proxy))?;
-    Ok(proxy)
 }
 
 #[test]
@@ -110,93 +100,6 @@ fn a_key_that_may_not_write_is_told_what_it_needs_and_leaves_nothing() -> Result
     project.write("destination.json", &lake.warehouse.destination())?;
     project.sync()?;
     assert_eq!(table.describe()?.snapshots.len(), 2);
-    lake.equals_source(&["public.t"])
-}
-
-#[test]
-fn a_bucket_that_is_missing_leaves_no_table_in_glue() -> Result<()> {
-    let lake = Lake::new(Pair::new(Catalog::Glue, Store::S3), "glue_no_bucket", TABLE)?;
-    let project = &lake.project;
-    project.select(&["public.t"], plain())?;
-    project.edit("destination.json", |file| {
-        file["writer"]["iceberg_s3_path"] = "s3://tidewater-has-no-such-bucket/lake".into();
-    })?;
-    let named = ["s3://tidewater-has-no-such-bucket", "NoSuchBucket", "create the bucket"];
-    for arguments in [&Project::SYNC[..], &CHECK] {
-        let outcome = project.run(arguments)?;
-        super::refusal(project, outcome, &[seaweed::SECRET], &named)?;
-    }
-    let namespace = tests::iceberg::warehouse::namespace_of(project, "public");
-    assert_eq!(lake.warehouse.tables(&namespace)?.unwrap_or_default(), Vec::<String>::new());
-    Ok(())
-}
-
-#[test]
-fn a_swap_without_an_answer_is_made_once() -> Result<()> {
-    let lake = Lake::new(PAIR, "glue_unanswered", TABLE)?;
-    let project = &lake.project;
-    let proxy = proxied(&lake)?;
-    project.select(&["public.t"], plain())?;
-    let table = lake.table("t");
-    for (snapshots, call, fault) in [
-        (1, "AWSGlue.CreateTable", Fault::LoseAnswer),
-        (2, "AWSGlue.UpdateTable", Fault::LoseAnswer),
-        (3, "AWSGlue.UpdateTable", Fault::LoseRequest),
-        (4, "AWSGlue.GetTable", Fault::LoseAnswer),
-    ] {
-        project.database().psql(ADD)?;
-        let lost = proxy.once(call, fault);
-        project.sync()?;
-        assert!(lost.is_met(), "{call} {fault:?}");
-        assert_eq!(table.describe()?.snapshots.len(), snapshots, "{call} {fault:?}");
-        lake.equals_source(&["public.t"])?;
-    }
-    Ok(())
-}
-
-#[test]
-fn a_glue_that_vanishes_before_or_in_a_commit_is_named_and_the_next_run_makes_it_once() -> Result<()>
-{
-    let lake = synced("glue_vanished")?;
-    let project = &lake.project;
-    let before = lake.table("t").describe()?;
-    let proxy = proxied(&lake)?;
-    project.database().psql(ADD)?;
-    proxy.down(true);
-    let outcome = project.run(&Project::SYNC)?;
-    refusal(project, outcome, &[proxy.address(), "glue_endpoint"])?;
-    proxy.down(false);
-
-    let held = proxy.once("AWSGlue.UpdateTable", Fault::Hold);
-    let sync = project.start(&Project::SYNC)?;
-    held.met()?;
-    proxy.down(true);
-    let outcome = sync.wait()?;
-    refusal(project, outcome, &[proxy.address()])?;
-    held.release();
-    assert_eq!(lake.table("t").describe()?.metadata_location, before.metadata_location);
-
-    proxy.down(false);
-    project.sync()?;
-    assert_eq!(lake.table("t").describe()?.snapshots.len(), 2);
-    lake.equals_source(&["public.t"])
-}
-
-#[test]
-fn a_glue_that_vanishes_after_a_commit_has_it_once() -> Result<()> {
-    let lake = synced("glue_after")?;
-    let project = &lake.project;
-    let proxy = proxied(&lake)?;
-    project.database().psql(ADD)?;
-    let lost = proxy.once("AWSGlue.UpdateTable", Fault::LoseAnswer);
-    let sync = project.start(&Project::SYNC)?;
-    lost.met()?;
-    proxy.down(true);
-    let outcome = sync.wait()?;
-    refusal(project, outcome, &[proxy.address(), "glue_endpoint"])?;
-    proxy.down(false);
-    assert_eq!(lake.table("t").describe()?.snapshots.len(), 2, "it is made");
-    project.sync()?;
     lake.equals_source(&["public.t"])
 }
 

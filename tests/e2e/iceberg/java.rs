@@ -71,6 +71,16 @@ fn spark_through_hive_on_s3() -> Result<()> {
 }
 
 #[test]
+fn spark_through_rest_on_files() -> Result<()> {
+    spark_appends_rewrites_and_deletes_and_we_go_on(Catalog::JavaRest, Store::Local)
+}
+
+#[test]
+fn spark_through_rest_on_s3() -> Result<()> {
+    spark_appends_rewrites_and_deletes_and_we_go_on(Catalog::JavaRest, Store::S3)
+}
+
+#[test]
 fn spark_through_jdbc_on_files() -> Result<()> {
     spark_appends_rewrites_and_deletes_and_we_go_on(Catalog::Postgres, Store::Local)
 }

@@ -1,5 +1,5 @@
-//! What only a JDBC catalog in PostgreSQL has: a server that may be away,
-//! refuse, or end a connection in the middle of a commit.
+//! What only a JDBC catalog in PostgreSQL has: a server that refuses, verifies and
+//! is verified, and locks rows.
 
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -9,7 +9,6 @@ use serde_json::{Value, json};
 use tests::certificates::Certificates;
 use tests::iceberg::pair::{Catalog, Pair, Store};
 use tests::postgres::{Database, Options, PASSWORD, Server, USER};
-use tests::proxy::{Fault, Proxy};
 use tests::run::{Outcome, Project, poll};
 
 use super::Lake;
@@ -31,17 +30,6 @@ fn synced(label: &str) -> Result<Lake> {
     lake.project.select(&["public.t"], plain())?;
     lake.project.sync()?;
     Ok(lake)
-}
-
-/// A proxy before the catalog. It chooses statements by their text, so the way
-/// is without TLS.
-fn proxied(lake: &Lake) -> Result<Proxy> {
-    let proxy = Proxy::start(&lake.warehouse.catalog_address().context("an address")?)?;
-    let mut destination = lake.warehouse.destination_through(&proxy);
-    let url = destination["writer"]["jdbc_url"].as_str().context("a URL")?;
-    destination["writer"]["jdbc_url"] = json!(format!("{url}?sslmode=disable"));
-    lake.project.write("destination.json", &destination)?;
-    Ok(proxy)
 }
 
 #[test]
@@ -83,66 +71,6 @@ fn a_catalog_that_refuses_is_named_with_the_way_out_and_the_table_unchanged() ->
     assert_eq!(lake.table("t").describe()?.metadata_location, before.metadata_location);
     project.write("destination.json", &right)?;
     project.sync()?;
-    lake.equals_source(&["public.t"])
-}
-
-#[test]
-fn a_catalog_that_never_answers_is_an_error_in_time() -> Result<()> {
-    let lake = synced("silent")?;
-    let before = lake.table("t").describe()?;
-    // Accepts (the backlog does) and stays silent.
-    let silent = TcpListener::bind("127.0.0.1:0")?;
-    let address = silent.local_addr()?.to_string();
-    lake.project.edit("destination.json", |destination| {
-        destination["writer"]["jdbc_url"] = json!(format!("jdbc:postgresql://{address}/lake"));
-    })?;
-    let outcome = lake.project.run(&Project::SYNC)?;
-    refusal(&lake.project, outcome, &[&address, "no answer", "jdbc_url"])?;
-    assert_eq!(lake.table("t").describe()?.metadata_location, before.metadata_location);
-    Ok(())
-}
-
-#[test]
-fn a_swap_without_an_answer_is_made_once() -> Result<()> {
-    let lake = Lake::new(PAIR, "unanswered", TABLE)?;
-    let project = &lake.project;
-    let proxy = proxied(&lake)?;
-    project.select(&["public.t"], plain())?;
-    let table = lake.table("t");
-    for (snapshots, statement, fault) in [
-        (1, "INSERT INTO iceberg_tables", Fault::LoseAnswer),
-        (2, "UPDATE iceberg_tables", Fault::LoseAnswer),
-        (3, "UPDATE iceberg_tables", Fault::LoseRequest),
-    ] {
-        project.database().psql(ADD)?;
-        let lost = proxy.once(statement, fault);
-        project.sync()?;
-        assert!(lost.is_met(), "{statement} {fault:?}");
-        assert_eq!(table.describe()?.snapshots.len(), snapshots, "{statement} {fault:?}");
-        lake.equals_source(&["public.t"])?;
-    }
-    Ok(())
-}
-
-#[test]
-fn a_catalog_that_vanishes_in_a_commit_is_named_and_the_next_run_makes_it_once() -> Result<()> {
-    let lake = synced("vanished")?;
-    let project = &lake.project;
-    let before = lake.table("t").describe()?;
-    let proxy = proxied(&lake)?;
-    project.database().psql(ADD)?;
-    let held = proxy.once("UPDATE iceberg_tables", Fault::Hold);
-    let sync = project.start(&Project::SYNC)?;
-    held.met()?;
-    proxy.down(true);
-    let outcome = sync.wait()?;
-    refusal(project, outcome, &[proxy.address(), "jdbc_url"])?;
-    held.release();
-    assert_eq!(lake.table("t").describe()?.metadata_location, before.metadata_location);
-
-    proxy.down(false);
-    project.sync()?;
-    assert_eq!(lake.table("t").describe()?.snapshots.len(), 2);
     lake.equals_source(&["public.t"])
 }
 

@@ -205,6 +205,16 @@ pub fn uuids_are_partition_values(pair: Pair) -> Result<()> {
             }
         }
     }
+    // Who looks for one opens the files of its partition: the others may be gone.
+    let (table, uuids) = (lake.table("t"), uuids()?);
+    let uuid = uuids.lines().next().context("a uuid")?;
+    let files = table.describe()?.files.into_iter();
+    let others = files.filter(|file| file.partition["u"].as_deref() != Some(uuid));
+    lake.warehouse.remove(&others.map(|file| file.path).collect::<Vec<_>>())?;
+    for engine in [Engine::DuckDb, Engine::Spark] {
+        assert!(table.count(engine, &format!("u = '{uuid}'"))? > 0, "{engine:?}");
+        assert!(table.count(engine, "i > -100").is_err(), "{engine:?} reads what is gone");
+    }
     Ok(())
 }
 

@@ -1,8 +1,8 @@
-//! What only a REST catalog has: answers that are lost, tokens, signatures, and
-//! keys that it lends.
+//! What only a REST catalog has: namespaces and warehouses that it refuses, tokens,
+//! signatures, and keys that it lends.
 
 mod login;
-mod outcome;
+mod refusals;
 mod vended;
 
 use anyhow::Result;

@@ -15,11 +15,10 @@ use crate::postgres::{Database, PASSWORD, USER};
 use crate::run::poll;
 use crate::supervised::{Plan, Supervised, free_ports};
 
-/// A running REST catalog. It puts new tables into one warehouse.
+/// A running REST catalog. Tables for which no place is named lie in one warehouse.
 #[derive(Debug)]
 pub struct JavaRest {
     address: String,
-    warehouse: String,
     _running: Supervised,
     _directory: TempDir,
     _database: Database,
@@ -103,7 +102,6 @@ impl JavaRest {
         }
         Ok(JavaRest {
             address,
-            warehouse,
             _running: running,
             _directory: directory,
             _database: database,
@@ -114,10 +112,5 @@ impl JavaRest {
     /// "127.0.0.1:port".
     pub fn address(&self) -> &str {
         &self.address
-    }
-
-    /// Where new tables lie, as a URL.
-    pub fn warehouse(&self) -> &str {
-        &self.warehouse
     }
 }

@@ -1,10 +1,10 @@
 //! One catalog with one store, for our programs and for theirs.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use anyhow::{Result, bail};
-use proto::v1::{Iceberg, JdbcCatalog, S3, iceberg as wire};
+use proto::v1::{GlueCatalog, HiveCatalog, Iceberg, JdbcCatalog, RestCatalog, S3, iceberg as wire};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -80,7 +80,6 @@ impl Warehouse {
     pub fn location(&self) -> String {
         let name = self.directory.path().file_name().unwrap_or_default().to_string_lossy();
         match (&self.catalog, self.pair.store) {
-            (Server::JavaRest(rest), _) => rest.warehouse().to_owned(),
             (Server::Rest(_), _) => format!("s3://{}", seaweed::TABLE_BUCKET),
             (_, Store::S3) => format!("s3://{}/{name}", seaweed::BUCKET),
             (_, Store::Local) => format!("file://{}/files", self.directory.path().display()),
@@ -113,8 +112,7 @@ impl Warehouse {
             })),
             Server::Postgres(database) => set(json!({
                 "catalog_type": "jdbc",
-                "jdbc_url":
-                    format!("jdbc:postgresql://127.0.0.1:{}/{}", database.server.port(), database.name),
+                "jdbc_url": jdbc_url(database),
                 "jdbc_username": USER,
                 "jdbc_password": PASSWORD,
             })),
@@ -153,46 +151,71 @@ impl Warehouse {
     }
 
     /// The same as writer-svc is sent it.
-    pub fn wire(&self) -> Result<Iceberg> {
-        let jdbc = match &self.catalog {
+    pub fn wire(&self) -> Iceberg {
+        let jdbc = |url| JdbcCatalog {
+            url,
+            catalog_name: CATALOG_NAME.to_owned(),
+            username: USER.to_owned(),
+            password: PASSWORD.to_owned(),
+        };
+        let catalog = match &self.catalog {
             Server::Sqlite(file) => {
-                JdbcCatalog { url: format!("jdbc:sqlite:{}", file.display()), ..Default::default() }
+                wire::Catalog::Jdbc(jdbc(format!("jdbc:sqlite:{}", file.display())))
             }
-            Server::Postgres(database) => JdbcCatalog {
-                url: format!(
-                    "jdbc:postgresql://127.0.0.1:{}/{}",
-                    database.server.port(),
-                    database.name
-                ),
-                username: USER.to_owned(),
-                password: PASSWORD.to_owned(),
+            Server::Postgres(database) => wire::Catalog::Jdbc(jdbc(jdbc_url(database))),
+            Server::Rest(seaweed) => wire::Catalog::Rest(RestCatalog {
+                url: format!("http://{}", seaweed.rest()),
+                warehouse: self.location(),
+                oauth2_uri: format!("http://{}/v1/oauth/tokens", seaweed.rest()),
+                credential: format!("{}:{}", seaweed::KEY, seaweed::SECRET),
+                ..Default::default()
+            }),
+            Server::Glue(glue) => wire::Catalog::Glue(GlueCatalog {
+                endpoint: format!("http://{}", glue.address()),
+                ..Default::default()
+            }),
+            Server::Hive(hive) => {
+                wire::Catalog::Hive(HiveCatalog { uri: format!("thrift://{}", hive.address()) })
+            }
+            Server::JavaRest(rest) => wire::Catalog::Rest(RestCatalog {
+                url: format!("http://{}", rest.address()),
+                ..Default::default()
+            }),
+        };
+        let s3 = match &self.store {
+            Some(store) => S3 {
+                endpoint: format!("http://{}", store.s3()),
+                access_key: seaweed::KEY.to_owned(),
+                secret_key: seaweed::SECRET.to_owned(),
+                path_style: Some(true),
                 ..Default::default()
             },
-            _ => bail!("{} is not sent to writer-svc without an orchestrator yet", self.pair),
+            // Glue's.
+            None => S3 {
+                access_key: glue::KEY.to_owned(),
+                secret_key: glue::SECRET.to_owned(),
+                ..Default::default()
+            },
         };
-        let s3 = self.store.as_ref().map(|store| S3 {
-            region: REGION.to_owned(),
-            endpoint: format!("http://{}", store.s3()),
-            access_key: seaweed::KEY.to_owned(),
-            secret_key: seaweed::SECRET.to_owned(),
-            path_style: Some(true),
-            ..Default::default()
-        });
-        let catalog_name = CATALOG_NAME.to_owned();
-        Ok(Iceberg {
+        Iceberg {
             warehouse: self.location(),
-            catalog: Some(wire::Catalog::Jdbc(JdbcCatalog { catalog_name, ..jdbc })),
-            s3,
+            catalog: Some(catalog),
+            s3: Some(S3 { region: REGION.to_owned(), ..s3 }),
             ..Default::default()
-        })
+        }
     }
 
-    /// destination.json, with the proxy before the catalog.
-    pub fn destination_through(&self, proxy: &Proxy) -> Value {
-        match self.catalog_address() {
-            Some(address) => redirected(&self.destination(), &address, proxy.address()),
-            None => self.destination(),
+    /// destination.json, with another address of the catalog, a proxy's perhaps. That
+    /// chooses PostgreSQL's statements by their text, so the way is without TLS.
+    pub fn destination_at(&self, address: &str) -> Value {
+        let Some(own) = self.catalog_address() else { return self.destination() };
+        let mut destination = redirected(&self.destination(), &own, address);
+        if let (Server::Postgres(_), Some(url)) =
+            (&self.catalog, destination["writer"]["jdbc_url"].as_str())
+        {
+            destination["writer"]["jdbc_url"] = format!("{url}?sslmode=disable").into();
         }
+        destination
     }
 
     /// PyIceberg with this catalog.
@@ -272,6 +295,11 @@ impl Warehouse {
         self.client().ask("files", json!({"location": location}))
     }
 
+    /// Removes objects, as somebody does who does not ask the table.
+    pub fn remove(&self, locations: &[String]) -> Result<()> {
+        self.client().call("remove", json!({"locations": locations})).map(drop)
+    }
+
     /// Objects whose upload to the bucket has begun and not ended.
     pub fn uploads(&self) -> Result<Vec<String>> {
         self.client().ask("uploads", json!({"location": self.location()}))
@@ -279,6 +307,9 @@ impl Warehouse {
 
     /// From now on the S3 store lets nobody write into this warehouse.
     pub fn forbid_writes(&self) -> Result<()> {
+        // A bucket's policy is read, and written with more in it.
+        static POLICY: Mutex<()> = Mutex::new(());
+        let _one_at_a_time = POLICY.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         self.client().call("forbid", json!({"location": self.location()})).map(drop)
     }
 
@@ -295,12 +326,14 @@ impl Warehouse {
             }
             Server::Postgres(database) => json!({
                 "catalog-impl": "org.apache.iceberg.jdbc.JdbcCatalog",
-                "uri":
-                    format!("jdbc:postgresql://127.0.0.1:{}/{}", database.server.port(), database.name),
+                "uri": jdbc_url(database),
                 "jdbc.user": USER,
                 "jdbc.password": PASSWORD,
                 "jdbc.schema-version": "V1",
             }),
+            Server::JavaRest(rest) => {
+                json!({"type": "rest", "uri": format!("http://{}", rest.address())})
+            }
             other => bail!("how Spark is to use {other:?} is not known"),
         };
         settings["warehouse"] = self.location().into();
@@ -325,6 +358,10 @@ impl Warehouse {
     pub fn tables(&self, namespace: &str) -> Result<Option<Vec<String>>> {
         self.client().ask("tables", json!({"namespace": namespace}))
     }
+}
+
+fn jdbc_url(database: &Database) -> String {
+    format!("jdbc:postgresql://127.0.0.1:{}/{}", database.server.port(), database.name)
 }
 
 /// The destination's namespace of a source schema, as the default names have it.

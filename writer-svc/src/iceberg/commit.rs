@@ -26,6 +26,7 @@ mod merge;
 pub mod remains;
 mod replace;
 mod row_delta;
+pub mod spent;
 
 use std::collections::HashSet;
 use std::time::Duration;

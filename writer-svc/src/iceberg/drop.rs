@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 
 use super::catalog::Loaded;
 use super::commit::discard;
+use super::storage::is_below;
 use super::{IcebergTable, LOAD_PREFIX, Paths, manifest, stage};
 use crate::error::WriterError;
 
@@ -65,10 +66,8 @@ fn reachable(table: &IcebergTable, base: &Loaded) -> Result<Vec<String>, WriterE
     others.extend(statistics.chain(partitions).chain(log).chain([&base.location]).cloned());
     let Paths { data: data_path, metadata: metadata_path } =
         Paths::of(Some(metadata), &table.new_location);
-    let ours = [metadata.location().trim_end_matches('/'), &data_path, &metadata_path];
-    let inside = |location: &String| {
-        ours.iter().any(|path| location.strip_prefix(path).is_some_and(|it| it.starts_with('/')))
-    };
+    let ours = [metadata.location(), &data_path, &metadata_path];
+    let inside = |location: &String| ours.iter().any(|path| is_below(location, path));
     let all = data.into_iter().chain(manifests).chain(others);
     Ok(all.filter(inside).collect())
 }

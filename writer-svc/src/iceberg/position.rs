@@ -15,6 +15,7 @@ use proto::v1::{CommitRecord, CommitRequest};
 use serde::{Deserialize, Serialize};
 
 use crate::error::WriterError;
+use crate::record;
 
 /// Summary: [`CommitRecord::commit_id`].
 const COMMIT_ID: &str = "tidewater.commit-id";
@@ -48,32 +49,26 @@ impl Position {
 
 /// The property's content.
 #[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
 struct Stored {
+    #[serde(rename = "snapshot-id")]
     snapshot_id: i64,
-    commit_id: String,
-    load_id: String,
-    rows: u64,
-    files: u64,
-    bytes: u64,
-    committed_at: String,
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    position: String,
+    #[serde(flatten)]
+    record: record::Stored,
 }
 
 /// Where a table stands.
 pub fn of(metadata: &TableMetadata) -> Position {
-    let stored = stored(metadata);
+    let mut stored = stored(metadata);
     let is_ancestor = |id: i64| ancestors(metadata).any(|snapshot| snapshot.snapshot_id() == id);
-    if let Some(stored) = &stored
-        && metadata.snapshot_by_id(stored.snapshot_id).is_some()
-        && !is_ancestor(stored.snapshot_id)
-    {
-        return Position::RolledBack(stored.record());
+    let is_aside = |stored: &mut Stored| {
+        metadata.snapshot_by_id(stored.snapshot_id).is_some() && !is_ancestor(stored.snapshot_id)
+    };
+    if let Some(stored) = stored.take_if(is_aside) {
+        return Position::RolledBack(stored.record.into());
     }
     match ancestors(metadata).find_map(|snapshot| record(snapshot)) {
         Some(record) => Position::At(record),
-        None => stored.map_or(Position::None, |stored| Position::At(stored.record())),
+        None => stored.map_or(Position::None, |stored| Position::At(stored.record.into())),
     }
 }
 
@@ -82,7 +77,7 @@ pub fn find(metadata: &TableMetadata, commit_id: &str) -> Option<CommitRecord> {
     let known = ancestors(metadata).filter_map(|snapshot| record(snapshot));
     let expired = || {
         let stored = stored(metadata)?;
-        metadata.snapshot_by_id(stored.snapshot_id).is_none().then(|| stored.record())
+        metadata.snapshot_by_id(stored.snapshot_id).is_none().then(|| stored.record.into())
     };
     known.chain(std::iter::once_with(expired).flatten()).find(|it| it.commit_id == commit_id)
 }
@@ -99,7 +94,7 @@ pub fn loads(metadata: &TableMetadata) -> Vec<String> {
         .snapshots()
         .filter_map(|snapshot| snapshot.summary().additional_properties.get(LOAD_ID).cloned())
         .collect();
-    loads.extend(stored(metadata).map(|stored| stored.load_id));
+    loads.extend(stored(metadata).map(|stored| CommitRecord::from(stored.record).load_id));
     loads
 }
 
@@ -114,11 +109,8 @@ pub fn summary(request: &CommitRequest) -> impl Iterator<Item = (String, String)
 /// What a commit says of itself in the table's properties.
 pub fn property(snapshot: &Snapshot) -> Result<HashMap<String, String>, WriterError> {
     let internal = |what: String| WriterError::Internal(format!("writing a position: {what}"));
-    let CommitRecord { commit_id, load_id, rows, files, bytes, committed_at, position } =
-        record(snapshot).ok_or_else(|| internal("the snapshot has none".into()))?;
-    let snapshot_id = snapshot.snapshot_id();
-    let stored =
-        Stored { snapshot_id, commit_id, load_id, rows, files, bytes, committed_at, position };
+    let record = record(snapshot).ok_or_else(|| internal("the snapshot has none".into()))?;
+    let stored = Stored { snapshot_id: snapshot.snapshot_id(), record: record.into() };
     let json = serde_json::to_string(&stored).map_err(|e| internal(e.to_string()))?;
     Ok([(PROPERTY.to_owned(), json)].into())
 }
@@ -150,18 +142,4 @@ pub fn record(snapshot: &Snapshot) -> Option<CommitRecord> {
 
 fn stored(metadata: &TableMetadata) -> Option<Stored> {
     serde_json::from_str(metadata.properties().get(PROPERTY)?).ok()
-}
-
-impl Stored {
-    fn record(&self) -> CommitRecord {
-        CommitRecord {
-            commit_id: self.commit_id.clone(),
-            load_id: self.load_id.clone(),
-            rows: self.rows,
-            files: self.files,
-            bytes: self.bytes,
-            committed_at: self.committed_at.clone(),
-            position: self.position.clone(),
-        }
-    }
 }

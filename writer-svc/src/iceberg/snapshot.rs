@@ -323,6 +323,19 @@ impl Tally {
         }
     }
 
+    /// Without the other's files, which are among them.
+    pub fn minus(&self, other: &Tally) -> Tally {
+        // What other writers say of a table need not add up.
+        Tally {
+            data_files: self.data_files.saturating_sub(other.data_files),
+            records: self.records.saturating_sub(other.records),
+            delete_files: self.delete_files.saturating_sub(other.delete_files),
+            position_deletes: self.position_deletes.saturating_sub(other.position_deletes),
+            equality_deletes: self.equality_deletes.saturating_sub(other.equality_deletes),
+            bytes: self.bytes.saturating_sub(other.bytes),
+        }
+    }
+
     /// Counts a file in.
     pub fn add(&mut self, file: &DataFile) {
         self.bytes += file.file_size_in_bytes();

@@ -76,6 +76,24 @@ fn path_of(location: &str) -> Option<PathBuf> {
     path.starts_with('/').then(|| PathBuf::from(path))
 }
 
+/// Whether an object lies below a directory, in whatever form each is written.
+pub fn is_below(location: &str, directory: &str) -> bool {
+    if let (Some(path), Some(directory)) = (path_of(location), path_of(directory)) {
+        return path != directory && path.starts_with(directory);
+    }
+    let parts = s3::split(location).zip(s3::split(directory));
+    parts.is_some_and(|((bucket, key), (same, prefix))| {
+        let below = |prefix: &str| prefix.is_empty() || key.starts_with(&format!("{prefix}/"));
+        bucket == same && below(prefix.trim_end_matches('/'))
+    })
+}
+
+/// What Hadoop's file system writes beside a file.
+fn checksum_of(path: &Path) -> Option<PathBuf> {
+    let name = path.file_name()?.to_str()?;
+    Some(path.with_file_name(format!(".{name}.crc")))
+}
+
 /// Files of this machine.
 #[derive(Debug)]
 pub struct LocalStorage {
@@ -195,10 +213,16 @@ impl Storage for LocalStorage {
         Ok(listing)
     }
 
+    /// A file that Hadoop wrote goes with its checksum.
     fn delete(&self, location: &str) -> Result<(), WriterError> {
         let path = self.path(location)?;
         match fs::remove_file(&path) {
-            Ok(()) => self.prune(&path),
+            Ok(()) => {
+                if let Some(checksum) = checksum_of(&path) {
+                    let _ = fs::remove_file(checksum);
+                }
+                self.prune(&path);
+            }
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => return Err(WriterError::io("removing", path)(e)),
         }
@@ -287,6 +311,39 @@ mod tests {
         assert_eq!(storage.list(&at("gone")).unwrap(), Below::default());
         storage.delete(&at("a/b")).unwrap();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_hadoop_wrote_goes_with_its_checksum() {
+        let root = tempfile::tempdir().unwrap();
+        let storage = LocalStorage::new(root.path().to_owned());
+        let at = |name: &str| format!("file:{}/d/{name}", root.path().display());
+        for name in ["a", ".a.crc", ".b.crc"] {
+            storage.write(&at(name), b"x").unwrap();
+        }
+        storage.delete(&at("a")).unwrap();
+        assert_eq!(storage.list(&at("")).unwrap().objects, [".b.crc"]);
+    }
+
+    #[test]
+    fn what_is_below_a_directory_is_so_in_every_form() {
+        for (location, directory) in [
+            ("file:/w/d/t/metadata/a", "file:///w/d/t"),
+            ("/w/d/t/a", "file:///w/d/t/"),
+            ("s3a://b/w/t/a", "s3://b/w/t"),
+            ("s3://b/a", "s3://b"),
+        ] {
+            assert!(is_below(location, directory), "{location} {directory}");
+        }
+        for (location, directory) in [
+            ("file:///w/d/tt/a", "file:///w/d/t"),
+            ("file:///w/d/t", "file:///w/d/t"),
+            ("s3://b/w/tt/a", "s3://b/w/t"),
+            ("s3://c/w/t/a", "s3://b/w/t"),
+            ("s3://b/w/t/a", "file:///w/t"),
+        ] {
+            assert!(!is_below(location, directory), "{location} {directory}");
+        }
     }
 
     #[test]

@@ -21,9 +21,10 @@ use std::path::{Path, PathBuf};
 use proto::v1::CommitRecord;
 use serde::{Deserialize, Serialize};
 
-use super::record::{self, Stored};
+use super::record;
 use super::stage::StagedFile;
 use crate::error::WriterError;
+use crate::record::Stored;
 use crate::storage::{self, TablePaths};
 
 /// The intent's name in the table's directory.

@@ -103,9 +103,9 @@ struct Create<'a> {
 
 /// A change of a table.
 #[derive(Debug, Serialize)]
-struct Commit<'a> {
+struct Commit {
     requirements: Vec<TableRequirement>,
-    updates: &'a [TableUpdate],
+    updates: Vec<TableUpdate>,
 }
 
 #[derive(Debug, Serialize)]
@@ -218,7 +218,7 @@ impl RestCatalog {
         }
     }
 
-    fn commit(&self, table: &TableName, commit: &Commit<'_>) -> Result<Swap, WriterError> {
+    fn commit(&self, table: &TableName, commit: &Commit) -> Result<Swap, WriterError> {
         let ask = Ask::of(&Self::table_path(table)).body(commit)?;
         let failed = self.failed(format!("committing to {table}"));
         match self.client.write(Method::POST, &ask) {
@@ -284,6 +284,31 @@ pub(crate) fn requirements(base: &TableMetadata, next: &Next) -> Vec<TableRequir
     ];
     requirements.extend(next.absent.iter().map(absent));
     requirements
+}
+
+/// The changes, with a schema or a spec that the base has already named by its
+/// id: a server that is told to add it adds none, and then knows no last one.
+fn updates(base: &TableMetadata, next: &Next) -> Vec<TableUpdate> {
+    use TableUpdate as U;
+    let schema = Some(next.metadata.current_schema_id());
+    let schema = schema.filter(|id| base.schema_by_id(*id).is_some());
+    let spec = Some(next.metadata.default_partition_spec_id());
+    let spec = spec.filter(|id| base.partition_spec_by_id(*id).is_some());
+    let known = |change: &TableUpdate| match change {
+        U::AddSchema { .. } => schema.is_some(),
+        U::AddSpec { spec } => {
+            spec.spec_id().is_some_and(|id| base.partition_spec_by_id(id).is_some())
+        }
+        _ => false,
+    };
+    let changes = next.changes.iter().filter(|change| !known(change)).cloned();
+    changes
+        .map(|change| match (change, schema, spec) {
+            (U::SetCurrentSchema { .. }, Some(schema_id), _) => U::SetCurrentSchema { schema_id },
+            (U::SetDefaultSpec { .. }, _, Some(spec_id)) => U::SetDefaultSpec { spec_id },
+            (change, ..) => change,
+        })
+        .collect()
 }
 
 impl Catalog for RestCatalog {
@@ -394,7 +419,8 @@ impl Catalog for RestCatalog {
             ));
         };
         let requirements = requirements(&base.metadata, next);
-        let outcome = self.commit(table, &Commit { requirements, updates: &next.changes });
+        let updates = updates(&base.metadata, next);
+        let outcome = self.commit(table, &Commit { requirements, updates });
         // Some refuse what does not fit what was changed in between, before they
         // come to the requirements.
         match outcome {

@@ -1,9 +1,10 @@
 //! Append: the base stays as it is.
 
-use iceberg::spec::Snapshot;
+use iceberg::spec::{ManifestFile, Snapshot};
 
 use super::merge;
 use super::remains::{Attempt, Remains};
+use super::spent::{self, Parted};
 use crate::error::WriterError;
 use crate::iceberg::IcebergTable;
 use crate::iceberg::catalog::Loaded;
@@ -14,6 +15,19 @@ use crate::iceberg::snapshot::Tally;
 /// Keeps every manifest of the base that may hold files, or what they were
 /// merged to.
 pub fn append(attempt: &Attempt, shelf: &mut Shelf) -> Result<Remains, WriterError> {
+    keep(attempt, shelf, |kept, _| Ok(Parted { kept, ..Default::default() }))
+}
+
+/// The same without deletes that are spent.
+pub fn keep_unspent(attempt: &Attempt, shelf: &mut Shelf) -> Result<Remains, WriterError> {
+    keep(attempt, shelf, |kept, shelf| spent::part(attempt, kept, shelf))
+}
+
+fn keep(
+    attempt: &Attempt,
+    shelf: &mut Shelf,
+    part: impl FnOnce(Vec<ManifestFile>, &mut Shelf) -> Result<Parted, WriterError>,
+) -> Result<Remains, WriterError> {
     let Some(base) = attempt.base else { return Ok(Remains::default()) };
     let Some(snapshot) = base.metadata.current_snapshot() else { return Ok(Remains::default()) };
     check_fields(attempt, base)?;
@@ -23,8 +37,10 @@ pub fn append(attempt: &Attempt, shelf: &mut Shelf) -> Result<Remains, WriterErr
         Some(total) => total,
         None => counted(attempt.table, base)?,
     };
-    let manifests = merge::merge(attempt, kept, shelf)?;
-    Ok(Remains { manifests, kept: total, removed: Tally::default() })
+    let Parted { kept, gone, removed } = part(kept, shelf)?;
+    let mut manifests = merge::merge(attempt, kept, shelf)?;
+    manifests.extend(gone);
+    Ok(Remains { manifests, kept: total.minus(&removed), removed })
 }
 
 /// Rows that are there keep every column. (A type that cannot be widened to makes

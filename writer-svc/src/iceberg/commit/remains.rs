@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | [`replace`] | all rewritten, their files as DELETED | |
 //! | [`append`] | stay; the small ones are merged | |
-//! | [`row_delta`] | the same | the deletes' keys and data files are still the table's |
+//! | [`row_delta`] | the same, but for deletes that are [`spent`](super::spent) | the deletes' keys and data files are still the table's |
 //!
 //! What only says what was removed is told once: the next snapshot drops it.
 

@@ -18,7 +18,7 @@ pub fn row_delta(attempt: &Attempt, shelf: &mut Shelf) -> Result<Remains, Writer
             .map_err(|problem| attempt.staged.outdated(attempt.table, &problem))?;
     }
     let mut manifests = positions::place(attempt, shelf)?;
-    let mut remains = append::append(attempt, shelf)?;
+    let mut remains = append::keep_unspent(attempt, shelf)?;
     manifests.append(&mut remains.manifests);
     Ok(Remains { manifests, ..remains })
 }

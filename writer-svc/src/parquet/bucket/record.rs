@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use super::BucketTable;
 use crate::error::WriterError;
-use crate::parquet::record::{RECORD, Stored};
+use crate::parquet::record::RECORD;
+use crate::record::Stored;
 use crate::s3::bucket::Condition;
 
 /// How often a put that failed is tried.

@@ -23,9 +23,12 @@ use super::super::Failure;
 use crate::aws::{self, Signer};
 use crate::error::WriterError;
 
-/// Until a connection is made, TLS and all; and for a call.
+/// Until a connection is made, TLS and all.
 const CONNECT: Duration = Duration::from_secs(3);
+/// For a call, and for one that may be repeated: what is configured wrong is said
+/// soon, after a few attempts.
 const CALL: Duration = Duration::from_secs(15);
+const QUESTION: Duration = Duration::from_secs(5);
 /// How long a call is repeated where nothing answers or it fails, and where Glue
 /// only asks for time.
 const AWAY: Duration = Duration::from_secs(3);
@@ -126,7 +129,6 @@ impl Client {
         let signer = Signer::new("glue", None, settings)?;
         let http = reqwest::Client::builder()
             .connect_timeout(CONNECT)
-            .timeout(CALL)
             // A signature holds for one place.
             .redirect(Policy::none())
             .build()
@@ -150,7 +152,7 @@ impl Client {
         let body = request.to_string();
         let (started, mut pause) = (Instant::now(), FIRST_PAUSE);
         loop {
-            let outcome = self.handle.block_on(self.once(action, &body));
+            let outcome = self.handle.block_on(self.once(action, &body, repeat));
             let Err(refused) = outcome else { return outcome };
             if started.elapsed() + pause > refused.patience(repeat) {
                 return Err(refused);
@@ -160,10 +162,11 @@ impl Client {
         }
     }
 
-    async fn once(&self, action: &str, body: &str) -> Result<Value, Refused> {
+    async fn once(&self, action: &str, body: &str, repeat: Repeat) -> Result<Value, Refused> {
         let request = self
             .http
             .post(&self.url)
+            .timeout(if repeat == Repeat::Safe { QUESTION } else { CALL })
             .header(CONTENT_TYPE, "application/x-amz-json-1.1")
             .header("x-amz-target", format!("AWSGlue.{action}"))
             .body(body.to_owned());
@@ -238,7 +241,10 @@ fn unclear(said: String) -> Refused {
 /// A connection that was not made, or ended before an answer.
 fn broken(error: reqwest::Error) -> Refused {
     let undone = error.is_connect();
-    let source: Box<dyn std::error::Error + Send + Sync> = error.without_url().into();
+    let source: Box<dyn std::error::Error + Send + Sync> = match error.is_timeout() && !undone {
+        true => "no answer in time".into(),
+        false => error.without_url().into(),
+    };
     let mut certificate = false;
     let mut cause = source.source();
     while let Some(inner) = cause {

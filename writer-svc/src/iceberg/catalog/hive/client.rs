@@ -15,11 +15,17 @@ use crate::error::WriterError;
 use crate::iceberg::catalog::Failure;
 
 /// Time for a connection, for each address of the host.
-const CONNECT: Duration = Duration::from_secs(10);
+const CONNECT: Duration = Duration::from_secs(4);
+/// Time for the answer to a greeting, which takes a metastore nothing: what is
+/// configured wrong is said soon, after a few attempts.
+const GREETING: Duration = Duration::from_secs(5);
 /// Time for an answer.
 const ANSWER: Duration = Duration::from_secs(60);
 /// The port of a URI without one.
 const PORT: u16 = 9083;
+
+/// How it is, which it knows without a look anywhere.
+const GREET: Function = Function("getStatus", &[]);
 
 /// What a metastore may answer instead of a result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +51,8 @@ pub struct Function(pub &'static str, pub &'static [Exception]);
 pub enum Refused {
     /// There is no connection.
     Connect(io::Error),
+    /// What there is one to has not answered as a metastore does.
+    Foreign(thrift::Error),
     /// The call did not leave this machine whole.
     Unsent(thrift::Error),
     /// It did, and there is no answer.
@@ -65,7 +73,7 @@ impl Refused {
     /// Whether it is certain that nothing was changed.
     pub fn undone(&self) -> bool {
         match self {
-            Refused::Connect(_) | Refused::Unsent(_) => true,
+            Refused::Connect(_) | Refused::Foreign(_) | Refused::Unsent(_) => true,
             Refused::Lost(_) => false,
             // Also said when the answer of its own database was lost.
             Refused::Thrown(exception, _) => *exception != Exception::Meta,
@@ -77,6 +85,10 @@ impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Refused::Connect(error) => write!(f, "no connection: {error}"),
+            Refused::Foreign(thrift::Error::Transport(error)) => {
+                write!(f, "no answer to a greeting: {error}")
+            }
+            Refused::Foreign(error) => write!(f, "what answers there is no metastore: {error}"),
             Refused::Unsent(error) => write!(f, "the connection broke: {error}"),
             Refused::Lost(error) => write!(f, "no answer: {error}"),
             Refused::Thrown(_, message) => write!(f, "the metastore says: {message}"),
@@ -93,21 +105,21 @@ impl From<Refused> for Failure {
                 "check hive_uri in destination.json, and that the metastore runs and lets this \
                  machine connect"
             }
-            Refused::Unsent(_) | Refused::Lost(_) => {
+            Refused::Foreign(_) | Refused::Unsent(_) | Refused::Lost(_) => {
                 "check that hive_uri names a metastore's Thrift port without TLS and Kerberos, \
                  and look into its log"
             }
             Refused::Thrown(..) => "look into the metastore's log",
         };
-        Failure {
-            undone: refused.undone(),
-            transient: !matches!(
-                refused,
-                Refused::Thrown(Exception::Invalid | Exception::NoSuchObject, _)
-            ),
-            remedy,
-            source: Box::new(refused),
-        }
+        let transient = match &refused {
+            // One that is silent may be a metastore that is busy.
+            Refused::Foreign(error) => matches!(error, thrift::Error::Transport(_)),
+            Refused::Thrown(exception, _) => {
+                !matches!(exception, Exception::Invalid | Exception::NoSuchObject)
+            }
+            Refused::Connect(_) | Refused::Unsent(_) | Refused::Lost(_) => true,
+        };
+        Failure { undone: refused.undone(), transient, remedy, source: Box::new(refused) }
     }
 }
 
@@ -140,23 +152,28 @@ impl Address {
         Ok(Address { hosts: hosts.ok_or_else(invalid)? })
     }
 
-    /// Connects to the first that lets us.
+    /// Connects to the first that lets us and is a metastore.
     pub fn connect(&self) -> Result<Connection, Refused> {
-        let mut last = io::Error::other("no address");
+        let mut last = Refused::Connect(io::Error::other("no address"));
         for (host, port) in &self.hosts {
-            match (host.as_str(), *port).to_socket_addrs() {
-                Err(error) => last = io::Error::new(error.kind(), format!("{host}: {error}")),
-                Ok(addresses) => {
-                    for address in addresses {
-                        match TcpStream::connect_timeout(&address, CONNECT) {
-                            Ok(stream) => return Connection::on(stream).map_err(Refused::Connect),
-                            Err(error) => last = error,
-                        }
-                    }
+            let named = |error: io::Error| io::Error::new(error.kind(), format!("{host}: {error}"));
+            let addresses = match (host.as_str(), *port).to_socket_addrs() {
+                Ok(addresses) => addresses,
+                Err(error) => {
+                    last = Refused::Connect(named(error));
+                    continue;
+                }
+            };
+            for address in addresses {
+                let connected = TcpStream::connect_timeout(&address, CONNECT);
+                let connection = connected.and_then(Connection::on).map_err(Refused::Connect);
+                match connection.and_then(Connection::greeted) {
+                    Ok(connection) => return Ok(connection),
+                    Err(refused) => last = refused,
                 }
             }
         }
-        Err(Refused::Connect(last))
+        Err(last)
     }
 }
 
@@ -172,20 +189,37 @@ impl fmt::Display for Address {
 pub struct Connection {
     input: TBinaryInputProtocol<BufReader<TcpStream>>,
     output: TBinaryOutputProtocol<BufWriter<TcpStream>>,
+    /// The same, to say how long it waits.
+    stream: TcpStream,
     sequence: i32,
 }
 
 impl Connection {
     fn on(stream: TcpStream) -> io::Result<Self> {
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(ANSWER))?;
+        stream.set_read_timeout(Some(GREETING))?;
         stream.set_write_timeout(Some(ANSWER))?;
-        let reading = BufReader::new(stream.try_clone()?);
+        let (reading, writing) = (stream.try_clone()?, stream.try_clone()?);
         Ok(Connection {
-            input: TBinaryInputProtocol::new(reading, true),
-            output: TBinaryOutputProtocol::new(BufWriter::new(stream), true),
+            input: TBinaryInputProtocol::new(BufReader::new(reading), true),
+            output: TBinaryOutputProtocol::new(BufWriter::new(writing), true),
+            stream,
             sequence: 0,
         })
+    }
+
+    /// It, once it has answered the first call.
+    fn greeted(mut self) -> Result<Self, Refused> {
+        match self.call(GREET, []) {
+            // That it knows no such function, it says as a metastore does.
+            Ok(_) | Err(Refused::Thrown(..) | Refused::Lost(thrift::Error::Application(_))) => {}
+            Err(Refused::Lost(error) | Refused::Unsent(error)) => {
+                return Err(Refused::Foreign(error));
+            }
+            Err(refused) => return Err(refused),
+        }
+        self.stream.set_read_timeout(Some(ANSWER)).map_err(Refused::Connect)?;
+        Ok(self)
     }
 
     /// The function's result; none of a `void` one.
@@ -233,6 +267,9 @@ impl Connection {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+
     use super::*;
 
     #[test]
@@ -249,5 +286,32 @@ mod tests {
             let error = Address::parse(uri).unwrap_err().to_string();
             assert!(error.contains("names no metastore"), "{error}");
         }
+    }
+
+    /// What comes of a connection to a server that sends this, and goes.
+    fn greeting(answer: &[u8]) -> Failure {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let uri = format!("thrift://{}", listener.local_addr().unwrap());
+        let refused = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut asked = [0; 32];
+                let length = stream.read(&mut asked).unwrap();
+                assert!(length > 0);
+                stream.write_all(answer).unwrap();
+            });
+            Address::parse(&uri).unwrap().connect().map(drop).unwrap_err()
+        });
+        Failure::from(refused)
+    }
+
+    #[test]
+    fn what_is_no_metastore_is_told_at_once() {
+        let http = greeting(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
+        assert!(http.source.to_string().contains("no metastore"), "{}", http.source);
+        assert!(http.undone && !http.transient && http.remedy.contains("hive_uri"));
+        let gone = greeting(b"");
+        assert!(gone.source.to_string().contains("no answer"), "{}", gone.source);
+        assert!(gone.undone && gone.transient && gone.remedy.contains("hive_uri"));
     }
 }

@@ -280,16 +280,16 @@ impl Client {
                 (None, Some(_)) => Login::Token,
                 (None, None) => Login::None,
             };
-            let said = || Failure::Refused(Refusal::new(status, &body, login));
+            let said = || Refusal::new(status, &body, login);
             match status {
                 200..=299 => return Ok(body),
                 401 | 419 if refused.is_none() && token.is_some() && self.oauth.can_renew() => {
                     refused = token;
                 }
                 408 | 500 | 502..=599 => {
-                    return Err(Failure::Unanswered(said().to_string().into()));
+                    return Err(Failure::Failed(said()));
                 }
-                _ => return Err(said()),
+                _ => return Err(Failure::Refused(said())),
             }
         }
     }

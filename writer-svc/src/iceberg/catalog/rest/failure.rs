@@ -26,6 +26,8 @@ pub enum Failure {
     },
     /// It was sent, and nothing says what became of it.
     Unanswered(Box<dyn Error + Send + Sync>),
+    /// The catalog has failed at it, and may have done it.
+    Failed(Refusal),
     /// There is no token to send it with.
     Login {
         /// Where tokens are.
@@ -113,7 +115,7 @@ impl Failure {
     /// Whether the request is certain to have had no effect, and to have none
     /// later.
     pub fn is_undone(&self) -> bool {
-        !matches!(self, Failure::Unanswered(_))
+        !matches!(self, Failure::Unanswered(_) | Failure::Failed(_))
     }
 
     /// Whether the same may succeed soon.
@@ -121,7 +123,7 @@ impl Failure {
         match self {
             Failure::Refused(refusal) => refusal.status == 429,
             Failure::Unreachable { tls, .. } => !tls,
-            Failure::Unanswered(_) => true,
+            Failure::Unanswered(_) | Failure::Failed(_) => true,
             Failure::Login { failure, .. } => failure.is_transient(),
             Failure::Unsigned(_) => false,
         }
@@ -155,6 +157,10 @@ impl Failure {
             Failure::Unreachable { .. } | Failure::Unanswered(_) => {
                 "check rest_catalog_url in destination.json, that the catalog runs and listens \
                  there, and that no firewall is in between"
+            }
+            Failure::Failed(_) => {
+                "look into the catalog's log: it failed by itself, or at the storage where it puts \
+                 its metadata"
             }
             Failure::Login { failure, .. } => match failure.as_ref() {
                 Failure::Unreachable { tls: true, .. } => failure.remedy(),
@@ -223,7 +229,8 @@ impl Refusal {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Failure::Refused(Refusal { status, kind, message, .. }) => {
+            Failure::Refused(Refusal { status, kind, message, .. })
+            | Failure::Failed(Refusal { status, kind, message, .. }) => {
                 let words: Vec<&str> =
                     [kind.as_str(), message].into_iter().filter(|word| !word.is_empty()).collect();
                 write!(f, "the answer is {status}")?;
@@ -240,7 +247,7 @@ impl fmt::Display for Failure {
 impl Error for Failure {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
-            Failure::Refused(_) => None,
+            Failure::Refused(_) | Failure::Failed(_) => None,
             Failure::Unreachable { source, .. }
             | Failure::Unanswered(source)
             | Failure::Unsigned(source) => Some(source.as_ref()),

@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::thread::JoinHandle;
 
+use iceberg::spec::Transform;
 use serde_json::{Value, json};
 
 use super::*;
@@ -145,6 +146,56 @@ fn a_swap_demands_all_that_it_was_derived_from() {
     ] {
         assert!(demanded.iter().any(|one| one["type"] == kind), "{kind}: {demanded:?}");
     }
+}
+
+/// The base with its columns and its partitions by these.
+fn changed(base: &TableMetadata, columns: &[&str], by: Option<&str>) -> Next {
+    let field = |(at, name): (i32, &&str)| {
+        Arc::new(NestedField::optional(at, *name, Type::Primitive(PrimitiveType::Int)))
+    };
+    let fields = (1..).zip(columns).map(field);
+    let schema = Schema::builder().with_fields(fields).build().unwrap();
+    let spec = UnboundPartitionSpec::builder();
+    let spec = match by {
+        Some(name) => spec.add_partition_field(1, name, Transform::Identity).unwrap(),
+        None => spec,
+    };
+    let made = base.clone().into_builder(None).add_current_schema(schema).unwrap();
+    let made = made.add_default_partition_spec(spec.build()).unwrap().build().unwrap();
+    Next { metadata: made.metadata, changes: made.changes, absent: Vec::new() }
+}
+
+#[test]
+fn a_schema_and_a_spec_that_the_table_has_are_not_added_again() {
+    let actions = |base: &TableMetadata, next: &Next| {
+        let updates = serde_json::to_value(updates(base, next)).unwrap();
+        let one = |update: &Value| {
+            let id = update.get("schema-id").or_else(|| update.get("spec-id"));
+            (update["action"].as_str().unwrap().to_owned(), id.and_then(Value::as_i64))
+        };
+        updates.as_array().unwrap().iter().map(one).collect::<Vec<_>>()
+    };
+    let is = |action: &str, id| (action.to_owned(), id);
+    let first = table("file:///w");
+    let second = changed(&first, &["x", "y"], Some("x"));
+    let expected = [
+        is("add-schema", None),
+        is("set-current-schema", Some(-1)),
+        is("add-spec", None),
+        is("set-default-spec", Some(-1)),
+    ];
+    assert_eq!(actions(&first, &second), expected);
+    let third = changed(&second.metadata, &["x"], None);
+    let expected = [is("set-current-schema", Some(0)), is("set-default-spec", Some(0))];
+    assert_eq!(actions(&second.metadata, &third), expected);
+    // And there again, by a schema that is new.
+    let fourth = changed(&third.metadata, &["x", "z"], Some("x"));
+    let expected = [
+        is("add-schema", None),
+        is("set-current-schema", Some(-1)),
+        is("set-default-spec", Some(1)),
+    ];
+    assert_eq!(actions(&third.metadata, &fourth), expected);
 }
 
 #[test]

@@ -105,6 +105,44 @@ fn deletes_alone_are_a_delete_and_rows_alone_an_append() {
 }
 
 #[test]
+fn deletes_that_reach_no_file_any_more_are_dropped_by_the_next_delta() {
+    let root = tempfile::tempdir().unwrap();
+    let table = table(root.path());
+    append_rows(&table, "c1", 0..10);
+    change_rows(&table, "c2", 0..3, 100..102);
+    append_rows(&table, "theirs", 0..9);
+    // As a compaction leaves it that minds data files only.
+    let now = metadata(&table);
+    let snapshot = now.current_snapshot().unwrap();
+    let head = manifest::Head {
+        version: now.format_version(),
+        snapshot_id: snapshot.snapshot_id(),
+        parent: snapshot.parent_snapshot_id(),
+        sequence_number: snapshot.sequence_number(),
+        first_row_id: 0,
+    };
+    let mut kept = manifests(&table);
+    kept.retain(|it| it.content == ManifestContentType::Deletes || it.sequence_number == 3);
+    assert_eq!(kept.len(), 2);
+    let (list, _) = manifest::list(&head, kept).unwrap();
+    table.storage.delete(snapshot.manifest_list()).unwrap();
+    table.storage.write(snapshot.manifest_list(), &list).unwrap();
+
+    // An append removes nothing.
+    append_rows(&table, "c4", 20..21);
+    has(&table, &[("total-delete-files", "1")]);
+    change_rows(&table, "c5", 0..1, 0..1);
+    has(&table, &[("removed-delete-files", "1"), ("removed-equality-deletes", "3")]);
+    has(&table, &[("total-delete-files", "1"), ("total-equality-deletes", "1")]);
+    let gone: Vec<_> = manifests(&table).into_iter().filter(|it| it.has_deleted_files()).collect();
+    assert_eq!(gone.len(), 1, "what was removed is told");
+    change_rows(&table, "c6", 1..2, 1..2);
+    has(&table, &[("total-delete-files", "2"), ("total-equality-deletes", "2")]);
+    assert!(manifests(&table).iter().all(|it| !it.has_deleted_files()), "once");
+    assert!(!summary(&table).1.contains_key("removed-delete-files"));
+}
+
+#[test]
 fn deletes_of_a_partitioned_table_lie_under_no_partition() {
     let root = tempfile::tempdir().unwrap();
     let table = table_as(root.path(), "/{id, bucket[4]}", 0);
