@@ -2,7 +2,7 @@
 # The deployment of docker-compose.yml, for real: builds the image, starts
 # everything, replicates through two writers, kills one of them in the middle
 # while two more join, and compares the tables with the database. Leaves nothing
-# behind but images. Called by `./build.sh compose`.
+# behind but images. TIDEWATER_IMAGE names one that is built already. Called by `./build.sh compose`.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -49,8 +49,11 @@ healthy() { [[ $(docker inspect --format '{{.State.Health.Status}}' "$1") == hea
 
 engine_start
 engine_images
-say "building the image (the first time takes long)"
-compose build --quiet source-svc >"$work/build.log" 2>&1 || { tail -40 "$work/build.log" >&2; die "the image's build failed"; }
+if [[ -z ${TIDEWATER_IMAGE:-} ]]; then
+  say "building the image (the first time takes long)"
+  export TIDEWATER_IMAGE=tidewater:test
+  compose build --quiet source-svc >"$work/build.log" 2>&1 || { tail -40 "$work/build.log" >&2; die "the image's build failed"; }
+fi
 
 export TIDEWATER_SECRETS=$work/secrets TIDEWATER_CONFIGS=$work/configs TIDEWATER_LOG=debug
 mkdir -p "$TIDEWATER_SECRETS" "$TIDEWATER_CONFIGS"
