@@ -29,6 +29,8 @@ Tidewater: PostgreSQL tables into Parquet files.
                                                  pg_recvlogical
   ./build.sh soak [flags]                        random changes and kills for as
                                                  long as --minutes says
+  ./build.sh compose                             docker-compose.yml for real: with
+                                                 a writer killed, two more joining
   ./build.sh build                               all programs, in target/release
   ./build.sh help                                this text
 
@@ -157,6 +159,7 @@ case $command in
   bench) bench "$@" ;;
   soak) soak "$@" ;;
   test) run_tests "$@" ;;
+  compose) exec "$root/tests/compose/compose.sh" ;;
   build) build all ;;
   help | -h | --help) usage ;;
   *)

@@ -61,9 +61,9 @@ async fn check(flags: &Flags) -> Result<(), Fault> {
             }
         }
         // Each writer: any of them may be given any table.
-        for writer in services.writers() {
+        for mut writer in services.writers().all() {
             let request = WriterCheckRequest { destination: writable.clone() };
-            writer.client.clone().check(request).await?;
+            writer.client.check(request).await?;
         }
         Ok::<(), tonic::Status>(())
     };

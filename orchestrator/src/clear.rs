@@ -9,11 +9,12 @@ use tokio_util::sync::CancellationToken;
 use crate::cli::Flags;
 use crate::config::{destination, source};
 use crate::output;
-use crate::services::{Services, Writer};
+use crate::services::Services;
 use crate::state::file::StateFile;
 use crate::state::keeper::StateKeeper;
 use crate::streams::{Catalog, SelectedStream};
 use crate::sync::retry::Retry;
+use crate::writers::Writer;
 
 /// Further attempts at dropping a table.
 const RETRIES: u32 = 3;
@@ -59,9 +60,9 @@ async fn clear(
     streams: &[SelectedStream],
     keeper: &mut StateKeeper,
 ) -> Result<(), Fault> {
-    for (turn, stream) in streams.iter().enumerate() {
-        let writer = &services.writers()[turn % services.writers().len()];
-        let existed = drop_table(writer, destination, &stream.table).await?;
+    for stream in streams {
+        let assigned = services.writers().take();
+        let existed = drop_table(assigned.writer(), destination, &stream.table).await?;
         keeper.change().remove(&stream.namespace, &stream.name);
         let place = place(destination, &stream.table);
         output::human(match existed {

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use proto::Fault;
+use proto::secure::TlsArgs;
 use proto::v1::ErrorCode;
+use proto::{Fault, Token, token};
 use tokio_util::sync::CancellationToken;
 
 use crate::{check, clear, discover, spec, sync};
@@ -92,12 +93,20 @@ pub struct Flags {
     pub source: Option<String>,
 
     /// Use the writer-svc that runs at this address; may be given several times.
+    /// dns://name:port stands for every address that the name has.
     #[arg(long, value_name = "HOST:PORT", env = "TIDEWATER_WRITER", value_delimiter = ',')]
     pub writer: Vec<String>,
 
     /// Bearer token of the services that run already.
     #[arg(long, env = "TIDEWATER_TOKEN", default_value = "", hide_env_values = true)]
     pub token: String,
+
+    /// File that holds the token, instead of --token.
+    #[arg(long, value_name = "FILE", env = "TIDEWATER_TOKEN_FILE")]
+    pub token_file: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub tls: TlsArgs,
 
     /// Plain lines instead of progress bars.
     #[arg(long)]
@@ -149,6 +158,11 @@ impl Flags {
             Some(path) => Ok(path.clone()),
             None => self.beside_config("state.json"),
         }
+    }
+
+    /// `--token`, or what `--token-file` holds.
+    pub fn token(&self) -> Result<Option<Token>, Fault> {
+        token::given(&self.token, self.token_file.as_deref())
     }
 
     /// `--timeout`, when it limits anything.

@@ -6,7 +6,8 @@
 //! - [`cli`]: commands and flags
 //! - [`config`]: source.json and destination.json, read, decrypted, validated
 //! - [`streams`]: streams.json, and what a run makes of it
-//! - [`services`]: source-svc and writer-svc, started or dialled
+//! - [`services`]: source-svc and writer-svc, started or dialled; [`discovery`]
+//!   finds the writers behind a name, [`writers`] shares work among them
 //! - [`spec`], [`check`], [`discover`]: the commands that move no data
 //! - [`sync`]: the command that does; [`assign`], [`load`], [`state`],
 //!   [`progress`], [`stats`] and [`summary`] are its stages
@@ -19,6 +20,7 @@ pub mod clear;
 pub mod cli;
 pub mod config;
 pub mod discover;
+pub mod discovery;
 pub mod error;
 pub mod load;
 pub mod output;
@@ -30,3 +32,4 @@ pub mod stats;
 pub mod streams;
 pub mod summary;
 pub mod sync;
+pub mod writers;

@@ -5,16 +5,21 @@
 //! [`child`] is one process of ours: started, watched, stopped.
 
 use futures::future;
-use proto::dial::{self, Connection, dial};
+use proto::address::absolute;
+use proto::dial::{Connection, dial};
 use proto::limits::CONTROL_MESSAGE_BYTES;
 use proto::listen;
+use proto::secure::TlsArgs;
 use proto::v1::ErrorCode;
 use proto::v1::source_client::SourceClient;
 use proto::v1::writer_client::WriterClient;
-use proto::{Fault, Token};
+use proto::{Fault, Tls, Token};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::cli::Flags;
 use crate::config::destination::DestinationFile;
+use crate::discovery::{self, Names};
+use crate::writers::{Writer, Writers};
 
 mod child;
 
@@ -22,8 +27,6 @@ use child::Child;
 
 const SOURCE: &str = "source-svc";
 const WRITER: &str = "writer-svc";
-/// Prefix of a writer address that stands for every address behind a name.
-const DNS: &str = "dns://";
 /// How long a lost connection may precede the news of its process's end.
 const DEATH_NEWS: std::time::Duration = std::time::Duration::from_millis(500);
 
@@ -31,19 +34,17 @@ const DEATH_NEWS: std::time::Duration = std::time::Duration::from_millis(500);
 pub struct Services {
     source: Option<SourceClient<Connection>>,
     source_is_ours: bool,
-    writers: Vec<Writer>,
+    writers: Writers,
+    /// Looks for further ones as long as this lives.
+    _search: Option<AbortOnDropHandle<()>>,
     children: Vec<Child>,
 }
 
-/// A writer that tables can be given to.
+/// What services must know and prove, and what we show them.
 #[derive(Clone)]
-pub struct Writer {
-    /// "http://host:port" or "unix-abstract:name", as the source must dial it.
-    pub address: String,
-    /// What the source must present to it.
-    pub token: Option<Token>,
-    /// For our own calls.
-    pub client: WriterClient<Connection>,
+pub struct Trust {
+    token: Option<Token>,
+    pub(crate) tls: Tls,
 }
 
 /// A service that answers: where, with which token, and our process if it is.
@@ -63,38 +64,48 @@ impl Services {
         flags: &Flags,
         destination: Option<&DestinationFile>,
     ) -> Result<Services, Fault> {
-        let token = Token::new(&flags.token)?;
+        let trust = Trust::of(flags)?;
         let source = async {
             match (want_source, &flags.source) {
                 (false, _) => Ok(None),
-                (true, Some(address)) => reach(SOURCE, address, token.as_ref()).await.map(Some),
-                (true, None) => start_one(SOURCE, listen::ANY).await.map(Some),
+                (true, Some(address)) => reach(SOURCE, address, &trust).await.map(Some),
+                (true, None) => start_one(SOURCE, listen::ANY, &flags.tls).await.map(Some),
             }
         };
+        let names = Names::of(&flags.writer);
         let writers = async {
             if !want_writer {
-                return Ok(Vec::new());
+                return Ok((Vec::new(), None));
             }
             if !flags.writer.is_empty() {
-                let addresses = expand(&flags.writer).await?;
-                let dialled = addresses.iter().map(|at| reach(WRITER, at, token.as_ref()));
-                return future::try_join_all(dialled).await;
+                let given = flags.writer.iter().filter(|at| !discovery::is_name(at));
+                let given = future::try_join_all(given.map(|at| reach(WRITER, at, &trust)));
+                let (given, found) = future::try_join(given, names.first(&trust)).await?;
+                let given = given.into_iter().map(|reached| reached.into_writer(false));
+                return Ok((given.chain(found).collect(), None));
             }
             let configured = destination.and_then(|file| {
                 file.writer_address.as_deref().map(|at| (at, file.writer_is_loopback))
             });
-            let writer = match configured {
-                Some((at, loopback)) => reach_or_start(at, loopback, token.as_ref()).await?,
-                None => start_one(WRITER, listen::ANY).await?,
+            let mut writer = match configured {
+                Some((at, loopback)) => reach_or_start(at, loopback, &trust).await?,
+                None => start_one(WRITER, listen::ANY, &TlsArgs::default()).await?,
             };
-            Ok(vec![writer])
+            let Reached { child, .. } = &mut writer;
+            let child = child.take();
+            Ok((vec![writer.into_writer(false)], child))
         };
-        let (source, writers) = future::try_join(source, writers).await?;
-        Ok(Services::assemble(source, writers))
+        let (source, (writers, child)) = future::try_join(source, writers).await?;
+        let mut services = Services::assemble(source, writers, child);
+        if want_writer && !names.is_empty() {
+            let search = names.follow(trust.clone(), services.writers.clone());
+            services._search = Some(AbortOnDropHandle::new(tokio::spawn(search)));
+        }
+        Ok(services)
     }
 
-    fn assemble(source: Option<Reached>, writers: Vec<Reached>) -> Services {
-        let mut children = Vec::new();
+    fn assemble(source: Option<Reached>, writers: Vec<Writer>, writer: Option<Child>) -> Services {
+        let mut children = Vec::from_iter(writer);
         let mut source_is_ours = false;
         let source = source.map(|reached| {
             source_is_ours = reached.child.is_some();
@@ -103,20 +114,8 @@ impl Services {
                 .max_decoding_message_size(CONTROL_MESSAGE_BYTES)
                 .max_encoding_message_size(CONTROL_MESSAGE_BYTES)
         });
-        let writers = writers
-            .into_iter()
-            .map(|reached| {
-                children.extend(reached.child);
-                Writer {
-                    address: reached.address,
-                    token: reached.token,
-                    client: WriterClient::new(reached.connection)
-                        .max_decoding_message_size(CONTROL_MESSAGE_BYTES)
-                        .max_encoding_message_size(CONTROL_MESSAGE_BYTES),
-                }
-            })
-            .collect();
-        Services { source, source_is_ours, writers, children }
+        let writers = Writers::new(writers);
+        Services { source, source_is_ours, writers, _search: None, children }
     }
 
     /// A client of the source, which must have been wanted at the start.
@@ -125,7 +124,7 @@ impl Services {
     }
 
     /// The writers; none when none was wanted.
-    pub fn writers(&self) -> &[Writer] {
+    pub fn writers(&self) -> &Writers {
         &self.writers
     }
 
@@ -170,20 +169,43 @@ impl Services {
     }
 }
 
-async fn reach(
-    service: &'static str,
-    address: &str,
-    token: Option<&Token>,
-) -> Result<Reached, Fault> {
-    let address = dial::absolute(address);
-    let connection = dial(&address, service, token).await?;
-    Ok(Reached { address, token: token.cloned(), connection, child: None })
+impl Trust {
+    fn of(flags: &Flags) -> Result<Self, Fault> {
+        Ok(Trust { token: flags.token()?, tls: flags.tls.read()? })
+    }
 }
 
-async fn start_one(service: &'static str, listen: &str) -> Result<Reached, Fault> {
+impl Reached {
+    fn into_writer(self, is_behind_name: bool) -> Writer {
+        Writer {
+            address: self.address,
+            token: self.token,
+            is_behind_name,
+            client: WriterClient::new(self.connection)
+                .max_decoding_message_size(CONTROL_MESSAGE_BYTES)
+                .max_encoding_message_size(CONTROL_MESSAGE_BYTES),
+        }
+    }
+}
+
+/// A writer that runs at `address`, which was found behind a name.
+pub(crate) async fn writer(address: &str, trust: &Trust) -> Result<Writer, Fault> {
+    reach(WRITER, address, trust).await.map(|reached| reached.into_writer(true))
+}
+
+async fn reach(service: &'static str, address: &str, trust: &Trust) -> Result<Reached, Fault> {
+    let address = absolute(address, &trust.tls);
+    let connection = dial(&address, service, trust.token.as_ref(), &trust.tls).await?;
+    Ok(Reached { address, token: trust.token.clone(), connection, child: None })
+}
+
+/// `tls` is what it shows and trusts when it dials others: we reach it on this
+/// machine.
+async fn start_one(service: &'static str, listen: &str, tls: &TlsArgs) -> Result<Reached, Fault> {
     let token = Token::random();
-    let child = Child::start(service, listen, &token).await?;
-    match reach(service, child.address(), Some(&token)).await {
+    let child = Child::start(service, listen, &token, tls).await?;
+    let trust = Trust { token: Some(token), tls: Tls::default() };
+    match reach(service, child.address(), &trust).await {
         Ok(reached) => Ok(Reached { child: Some(child), ..reached }),
         Err(fault) => match tokio::time::timeout(DEATH_NEWS, child.died()).await {
             Ok(death) => Err(death),
@@ -194,15 +216,11 @@ async fn start_one(service: &'static str, listen: &str) -> Result<Reached, Fault
 
 /// The writer of `server_host` and `grpc_port`: used when it runs; started
 /// there when nothing does and the host is this machine.
-async fn reach_or_start(
-    address: &str,
-    loopback: bool,
-    token: Option<&Token>,
-) -> Result<Reached, Fault> {
-    match reach(WRITER, address, token).await {
+async fn reach_or_start(address: &str, loopback: bool, trust: &Trust) -> Result<Reached, Fault> {
+    match reach(WRITER, address, trust).await {
         // Only "nothing answers": another program there is the user's to move.
         Err(fault) if fault.code == ErrorCode::Unavailable && loopback => {
-            start_one(WRITER, address).await
+            start_one(WRITER, address, &TlsArgs::default()).await
         }
         reached => reached.map_err(|fault| {
             fault.context("the writer service of server_host and grpc_port in destination.json")
@@ -210,62 +228,17 @@ async fn reach_or_start(
     }
 }
 
-/// Each address once, names of `dns://` replaced by what is behind them.
-async fn expand(given: &[String]) -> Result<Vec<String>, Fault> {
-    let mut addresses: Vec<String> = Vec::new();
-    for address in given {
-        let found = match address.strip_prefix(DNS) {
-            None => vec![address.clone()],
-            Some(name) => resolve(name.trim_start_matches('/')).await?,
-        };
-        for address in found {
-            if !addresses.contains(&address) {
-                addresses.push(address);
-            }
-        }
-    }
-    Ok(addresses)
-}
-
-async fn resolve(name: &str) -> Result<Vec<String>, Fault> {
-    let failed = |why: String| {
-        let message = format!("--writer {DNS}{name}: {why}");
-        Fault::new(ErrorCode::Unreachable, message)
-            .remedy("correct the name and port (dns://name:port), or list the writers")
-    };
-    let found = tokio::time::timeout(proto::limits::CONNECT_TIMEOUT, tokio::net::lookup_host(name))
-        .await
-        .map_err(|_| failed("the name server does not answer".to_owned()))?
-        .map_err(|error| failed(error.to_string()))?;
-    let mut addresses: Vec<String> = found.map(|address| address.to_string()).collect();
-    addresses.sort();
-    if addresses.is_empty() {
-        return Err(failed("no address is behind the name".to_owned()));
-    }
-    Ok(addresses)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn writer_addresses_are_expanded_once_each() {
-        let given = ["h:1", "dns://localhost:2", "h:1"].map(str::to_owned);
-        let found = expand(&given).await.unwrap();
-        assert_eq!(found[0], "h:1");
-        assert!(found.len() >= 2 && found[1..].iter().all(|at| at.ends_with(":2")), "{found:?}");
-        let error = expand(&["dns://no port".to_owned()]).await.unwrap_err().to_string();
-        assert!(error.contains("dns://no port"), "{error}");
-    }
-
-    #[tokio::test]
     async fn without_children_nothing_is_lost() {
-        let services = Services::assemble(None, Vec::new());
+        let services = Services::assemble(None, Vec::new(), None);
         let fault = Fault::new(ErrorCode::InvalidConfig, "x");
         assert_eq!(services.explain(fault.clone()).await, fault);
         assert!(services.pids().is_empty() && !services.owns_source());
-        assert!(services.writers().is_empty());
+        assert!(services.writers().all().is_empty());
         services.stop().await;
     }
 }

@@ -31,7 +31,6 @@ use proto::v1::source_client::SourceClient;
 use proto::v1::{CaptureTable, CommitRecord, Destination, ErrorCode, SourceConfig};
 use tokio_util::sync::CancellationToken;
 
-use crate::assign::Assigner;
 use crate::cli::Flags;
 use crate::config::source::UpdateMethod;
 use crate::config::{destination, source};
@@ -39,13 +38,14 @@ use crate::error::together;
 use crate::load::{self, OpenLoad};
 use crate::output;
 use crate::progress::Progress;
-use crate::services::{Services, Writer};
+use crate::services::Services;
 use crate::state::file::StateFile;
 use crate::state::keeper::StateKeeper;
 use crate::state::{Run, RunStatus, SavedLoad};
 use crate::stats::StatsWriter;
 use crate::streams::{Catalog, SelectedStream, SyncMode};
 use crate::summary::{Format, Outcome, Summary};
+use crate::writers::Writers;
 
 pub mod capture;
 mod changes;
@@ -86,9 +86,7 @@ pub struct Context<'a> {
     /// What changes come through.
     pub update_method: Option<&'a UpdateMethod>,
     /// All writers; any can commit what another has staged.
-    pub writers: &'a [Writer],
-    /// Spreads work over them.
-    pub assigner: Assigner,
+    pub writers: &'a Writers,
     /// Where the tables lie.
     pub destination: &'a Destination,
     /// The display.
@@ -398,7 +396,6 @@ impl<'a> Context<'a> {
             source_config: &inputs.source.config,
             update_method: inputs.source.update_method.as_ref(),
             writers: services.writers(),
-            assigner: Assigner::new(services.writers().len()),
             destination: &inputs.destination.destination,
             progress,
             shutdown,

@@ -6,9 +6,10 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::VERSION;
+use crate::address::Address;
 use crate::error::Fault;
 use crate::limits;
-use crate::listen;
+use crate::secure::Tls;
 use crate::token::{AttachToken, Token};
 use crate::v1::identity_client::IdentityClient;
 use crate::v1::{ErrorCode, IdentifyRequest};
@@ -16,33 +17,33 @@ use crate::v1::{ErrorCode, IdentifyRequest};
 /// A channel that carries the token on each call.
 pub type Connection = InterceptedService<Channel, AttachToken>;
 
-/// The address with what it leaves out: "http://".
-pub fn absolute(address: &str) -> String {
-    if address.contains("://") || address.starts_with(listen::LOCAL) {
-        return address.to_owned();
-    }
-    format!("http://{address}")
-}
-
-/// Connects to `address` ("http://host:port", "host:port" or
-/// "unix-abstract:name") and demands that it be `service`, of a compatible
-/// version, and know `token`.
+/// Connects to `address` (see [`crate::address`]) and demands that it be
+/// `service`, of a compatible version, and know `token`.
 pub async fn dial(
     address: &str,
     service: &'static str,
     token: Option<&Token>,
+    tls: &Tls,
 ) -> Result<Connection, Fault> {
-    let uri = match address.strip_prefix(listen::LOCAL) {
-        Some(name) => format!("unix:{}", listen::socket(name)),
-        None => absolute(address),
+    let target = Address::parse(address, service, tls)?;
+    if target.server_name.is_none() && !target.is_local && !tls.allows_plaintext() {
+        let message = format!("{service} at {address} is on another machine and without TLS");
+        return Err(Fault::new(ErrorCode::InvalidConfig, message).remedy(
+            "give --tls-ca (and --tls-cert, --tls-key), or --plaintext if the network is trusted",
+        ));
+    }
+    let invalid = |e: tonic::transport::Error| {
+        let message = format!("{address:?} is no address of a {service} (host:port): {e}");
+        Fault::new(ErrorCode::InvalidConfig, message)
     };
-    let endpoint = Endpoint::from_shared(uri)
-        .map_err(|e| {
-            Fault::new(
-                ErrorCode::InvalidConfig,
-                format!("{address:?} is no address of a {service} (host:port): {e}"),
-            )
-        })?
+    let endpoint = Endpoint::from_shared(target.uri).map_err(invalid)?;
+    let endpoint = match &target.server_name {
+        Some(name) => {
+            endpoint.tls_config(tls.client(name)?).map_err(|e| untrusted(service, address, &e))?
+        }
+        None => endpoint,
+    };
+    let endpoint = endpoint
         .connect_timeout(limits::CONNECT_TIMEOUT)
         .initial_stream_window_size(limits::STREAM_WINDOW)
         .initial_connection_window_size(limits::CONNECTION_WINDOW)
@@ -50,18 +51,48 @@ pub async fn dial(
         .keep_alive_timeout(limits::KEEPALIVE_TIMEOUT)
         .keep_alive_while_idle(true)
         .tcp_nodelay(true);
-    let channel = endpoint.connect().await.map_err(|e| {
-        let mut message = format!("no {service} answers at {address}");
-        let mut cause = std::error::Error::source(&e);
-        while let Some(source) = cause {
-            message.push_str(&format!(": {source}"));
-            cause = source.source();
+    let channel = endpoint.connect().await.map_err(|e| match is_about_tls(&e) {
+        true => untrusted(service, address, &e),
+        false => {
+            let message = format!("no {service} answers at {address}{}", causes(&e));
+            Fault::new(ErrorCode::Unavailable, message)
+                .remedy(format!("start {service} there, or correct the address"))
         }
-        Fault::new(ErrorCode::Unavailable, message)
-            .remedy(format!("start {service} there, or correct the address"))
     })?;
     identify(channel.clone(), address, service, token).await?;
     Ok(InterceptedService::new(channel, AttachToken::new(token)))
+}
+
+/// The refusal of a connection whose certificates do not fit.
+fn untrusted(service: &str, address: &str, error: &(dyn std::error::Error + 'static)) -> Fault {
+    let message = format!("{service} at {address}: TLS failed{}", causes(error));
+    Fault::new(ErrorCode::Authentication, message).remedy(
+        "give --tls-ca the authority that signed its certificate, which must be valid and for \
+         this name; a service that demands certificates needs --tls-cert and --tls-key, too",
+    )
+}
+
+fn is_about_tls(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        if error.is::<rustls::Error>() || inner.is_some_and(|inner| inner.is::<rustls::Error>()) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+/// What lies behind an error, each cause after a colon.
+fn causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = String::new();
+    let mut cause = error.source();
+    while let Some(source) = cause {
+        text.push_str(&format!(": {source}"));
+        cause = source.source();
+    }
+    text
 }
 
 async fn identify(
@@ -85,7 +116,8 @@ async fn identify(
         Ok(Err(status)) => {
             return refuse(
                 format!("what listens at {address} is no {service} ({})", status.message()),
-                "correct the address or stop the other program",
+                "correct the address or stop the other program; if the service demands TLS, give \
+                 --tls-ca",
             );
         }
         Err(_) => {
@@ -140,6 +172,7 @@ mod tests {
     use tokio_util::sync::CancellationToken;
 
     use super::*;
+    use crate::listen;
 
     #[test]
     fn versions_one_minor_apart_are_compatible() {
@@ -153,7 +186,14 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let stop = CancellationToken::new();
-        tokio::spawn(crate::serve::serve("writer-svc", listener, token, stop.clone(), |_| {}));
+        tokio::spawn(crate::serve::serve(
+            "writer-svc",
+            listener,
+            token,
+            Tls::default(),
+            stop.clone(),
+            |_| {},
+        ));
         (address, stop)
     }
 
@@ -161,12 +201,14 @@ mod tests {
     async fn a_service_is_accepted_only_with_its_name_and_its_token() {
         let token = Token::random();
         let (address, stop) = serve_writer(Some(token.clone())).await;
-        dial(&address, "writer-svc", Some(&token)).await.unwrap();
+        dial(&address, "writer-svc", Some(&token), &Tls::default()).await.unwrap();
 
-        let wrong_name = dial(&address, "source-svc", Some(&token)).await.unwrap_err();
+        let wrong_name =
+            dial(&address, "source-svc", Some(&token), &Tls::default()).await.unwrap_err();
         assert!(wrong_name.message.contains("is a writer-svc"), "{wrong_name}");
         let other = Token::random();
-        let wrong_token = dial(&address, "writer-svc", Some(&other)).await.unwrap_err();
+        let wrong_token =
+            dial(&address, "writer-svc", Some(&other), &Tls::default()).await.unwrap_err();
         assert!(wrong_token.message.contains("does not know the token"), "{wrong_token}");
         assert!(!wrong_token.transient);
         stop.cancel();
@@ -178,19 +220,34 @@ mod tests {
         let listener = listen::Listener::bind(listen::LOCAL).await.unwrap();
         let address = listener.address().unwrap();
         let (token, stop) = (Token::random(), CancellationToken::new());
-        let serving =
-            crate::serve::serve("writer-svc", listener, Some(token.clone()), stop.clone(), |_| {});
+        let serving = crate::serve::serve(
+            "writer-svc",
+            listener,
+            Some(token.clone()),
+            Tls::default(),
+            stop.clone(),
+            |_| {},
+        );
         let serving = tokio::spawn(serving);
-        dial(&address, "writer-svc", Some(&token)).await.unwrap();
-        let other = dial(&address, "writer-svc", Some(&Token::random())).await.unwrap_err();
+        dial(&address, "writer-svc", Some(&token), &Tls::default()).await.unwrap();
+        let other = dial(&address, "writer-svc", Some(&Token::random()), &Tls::default())
+            .await
+            .unwrap_err();
         assert!(other.message.contains("does not know the token"), "{other}");
         stop.cancel();
         serving.await.unwrap().unwrap();
         // Nothing is left of it, and its name is free again.
-        let gone = dial(&address, "writer-svc", Some(&token)).await.unwrap_err();
+        let gone = dial(&address, "writer-svc", Some(&token), &Tls::default()).await.unwrap_err();
         assert_eq!(gone.code, ErrorCode::Unavailable);
         assert!(gone.message.contains(&address), "{gone}");
         listen::Listener::bind(&address).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn nothing_goes_in_the_clear_to_another_machine() {
+        let fault = dial("192.0.2.1:1", "writer-svc", None, &Tls::default()).await.unwrap_err();
+        assert!(fault.message.contains("without TLS"), "{fault}");
+        assert!(fault.remedy.contains("--plaintext"), "{fault}");
     }
 
     #[tokio::test]
@@ -202,16 +259,19 @@ mod tests {
                 let _ = socket.write_all(b"SSH-2.0-OpenSSH_9.2\r\n").await;
             }
         });
-        let fault = dial(&address, "writer-svc", None).await.unwrap_err();
+        let fault = dial(&address, "writer-svc", None, &Tls::default()).await.unwrap_err();
         assert!(fault.message.contains(&address), "{fault}");
         assert!(!fault.remedy.is_empty());
     }
 
     #[tokio::test]
-    async fn a_service_off_loopback_without_a_token_refuses_to_start() {
-        let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
-        let outcome =
-            crate::serve::serve("writer-svc", listener, None, CancellationToken::new(), |_| {});
-        assert!(outcome.await.unwrap_err().to_string().contains("without a token"));
+    async fn a_service_off_loopback_needs_a_token_and_tls() {
+        for (token, missing) in [(None, "without a token"), (Some(Token::random()), "without TLS")]
+        {
+            let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
+            let (tls, stop) = (Tls::default(), CancellationToken::new());
+            let outcome = crate::serve::serve("writer-svc", listener, token, tls, stop, |_| {});
+            assert!(outcome.await.unwrap_err().to_string().contains(missing));
+        }
     }
 }

@@ -7,13 +7,17 @@
 //! - [`error`]: a fault, and the one table of error code ↔ gRPC status
 //! - [`limits`]: sizes and times that both ends of a connection must share
 //! - [`token`]: bearer tokens, their proof and their check
+//! - [`secure`]: TLS between the services
 //! - [`identity`]: who a service is, before a secret is sent to it
 //! - [`listen`]: where a service listens
 //! - [`serve`]: run gRPC services on a listener until shutdown
+//! - [`address`]: where a service is, as users write it
 //! - [`dial`]: connect to a service and make sure it is the right one
 //! - [`tls`]: TLS to a PostgreSQL server, for the services that connect to one
+//! - [`probe`]: ask a service for its health
 //! - [`process`]: a service's command line, logging, signals and exit
 
+pub mod address;
 pub mod columns;
 pub mod dial;
 pub mod error;
@@ -21,8 +25,10 @@ pub mod identity;
 pub mod limits;
 pub mod listen;
 pub mod lsn;
+pub mod probe;
 pub mod process;
 mod redact;
+pub mod secure;
 pub mod serve;
 pub mod tls;
 pub mod token;
@@ -37,6 +43,7 @@ pub mod v1 {
 }
 
 pub use error::Fault;
+pub use secure::Tls;
 pub use token::Token;
 
 /// The version that services prove and clients compare, e.g. "0.1.0".

@@ -21,6 +21,8 @@ pub fn data_message_bytes(max_row_bytes: u64) -> usize {
 pub const STREAM_WINDOW: u32 = 8 << 20;
 /// See [`STREAM_WINDOW`].
 pub const CONNECTION_WINDOW: u32 = 16 << 20;
+/// Calls that one connection may have in flight.
+pub const STREAMS_PER_CONNECTION: u32 = 128;
 /// Largest HTTP/2 frame: fewer, larger writes.
 pub const MAX_FRAME: u32 = 1 << 20;
 

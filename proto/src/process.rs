@@ -9,7 +9,9 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use crate::listen::Listener;
-use crate::token::Token;
+use crate::probe::probe;
+use crate::secure::{Tls, TlsArgs};
+use crate::token::{self, Token};
 
 /// Flags that every service has.
 #[derive(clap::Args, Debug)]
@@ -25,19 +27,31 @@ pub struct ServiceArgs {
     pub token: String,
 
     /// File that holds the token, instead of --token.
-    #[arg(long, env = "TIDEWATER_TOKEN_FILE", conflicts_with = "token")]
+    #[arg(long, env = "TIDEWATER_TOKEN_FILE")]
     pub token_file: Option<std::path::PathBuf>,
+
+    #[command(flatten)]
+    pub tls: TlsArgs,
+
+    /// Ask the service that listens at --listen for its health instead of being
+    /// one: exit status 0 when it serves.
+    #[arg(long)]
+    pub probe: bool,
 
     /// Stop when stdin ends: a parent that is killed takes the service along.
     #[arg(long)]
     pub stop_with_stdin: bool,
 }
 
+/// Refused handshakes are told where tonic tells them.
+const DEFAULT_FILTER: &str =
+    "info,h2=warn,hyper=warn,tonic=warn,tonic::transport::server::io_stream=debug";
+
 /// Logs to stderr, human on a terminal and JSON otherwise, filtered by
 /// `TIDEWATER_LOG` (default `info`).
 pub fn init_logging() {
-    let filter = EnvFilter::try_from_env("TIDEWATER_LOG")
-        .unwrap_or_else(|_| EnvFilter::new("info,h2=warn,hyper=warn,tonic=warn"));
+    let filter =
+        EnvFilter::try_from_env("TIDEWATER_LOG").unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     if std::io::stderr().is_terminal() {
         builder.with_target(false).init();
@@ -79,22 +93,19 @@ pub fn shutdown_signal(stop_with_stdin: bool) -> std::io::Result<CancellationTok
 pub fn service_main<F>(
     service: &'static str,
     args: ServiceArgs,
-    run: impl FnOnce(Listener, Option<Token>, CancellationToken) -> F,
+    run: impl FnOnce(Listener, Option<Token>, Tls, CancellationToken) -> F,
 ) -> ExitCode
 where
     F: Future<Output = anyhow::Result<()>>,
 {
     init_logging();
     let outcome = (|| -> anyhow::Result<()> {
-        let token = match &args.token_file {
-            Some(path) => std::fs::read_to_string(path)
-                .with_context(|| format!("reading the token file {}", path.display()))?
-                .trim()
-                .to_owned(),
-            None => args.token,
-        };
-        let token = Token::new(&token)?;
+        let token = token::given(&args.token, args.token_file.as_deref())?;
+        let tls = args.tls.read()?;
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        if args.probe {
+            return Ok(runtime.block_on(probe(service, &args.listen, &tls))?);
+        }
         runtime.block_on(async {
             let shutdown = shutdown_signal(args.stop_with_stdin)?;
             let listener = Listener::bind(&args.listen)
@@ -107,7 +118,7 @@ where
             let _ = stdout.flush();
             drop(stdout);
             tracing::info!(service, %address, version = crate::VERSION, "listening");
-            run(listener, token, shutdown).await
+            run(listener, token, tls, shutdown).await
         })?;
         runtime.shutdown_timeout(crate::limits::DRAIN_GRACE);
         Ok(())

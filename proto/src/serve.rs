@@ -11,6 +11,7 @@ use tonic::transport::Server;
 use crate::identity::Identified;
 use crate::limits;
 use crate::listen::Listener;
+use crate::secure::Tls;
 use crate::token::Token;
 use crate::v1::identity_server::IdentityServer;
 
@@ -21,6 +22,7 @@ pub async fn serve(
     service: &'static str,
     listener: impl Into<Listener>,
     token: Option<Token>,
+    tls: Tls,
     shutdown: CancellationToken,
     add: impl FnOnce(&mut RoutesBuilder),
 ) -> anyhow::Result<()> {
@@ -30,6 +32,13 @@ pub async fn serve(
         token.is_some() || listener.is_local()?,
         "{service} would listen on {address}, off loopback, without a token: \
          give --token or TIDEWATER_TOKEN, or listen on 127.0.0.1"
+    );
+    let secured = tls.server();
+    anyhow::ensure!(
+        secured.is_some() || listener.is_local()? || tls.allows_plaintext(),
+        "{service} would listen on {address}, off loopback, without TLS: give --tls-cert and \
+         --tls-key (and --tls-ca to demand certificates of clients), or --plaintext if the \
+         network is trusted, or listen on 127.0.0.1"
     );
     let (health_reporter, health) = tonic_health::server::health_reporter();
     health_reporter.set_service_status("", tonic_health::ServingStatus::Serving).await;
@@ -47,7 +56,14 @@ pub async fn serve(
 
     let stop = shutdown.clone();
     let drained = async move { stop.cancelled().await };
-    let server = Server::builder()
+    let mut server = Server::builder();
+    if let Some(tls) = secured.filter(|_| matches!(listener, Listener::Tcp(_))) {
+        server = server.tls_config(tls).with_context(|| {
+            format!("{service}: --tls-cert, --tls-key or --tls-ca cannot be used")
+        })?;
+    }
+    let server = server
+        .max_concurrent_streams(limits::STREAMS_PER_CONNECTION)
         .initial_stream_window_size(limits::STREAM_WINDOW)
         .initial_connection_window_size(limits::CONNECTION_WINDOW)
         .max_frame_size(limits::MAX_FRAME)

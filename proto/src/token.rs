@@ -1,6 +1,7 @@
 //! Bearer tokens: a service that has one refuses every call without it.
 
 use std::fmt;
+use std::path::Path;
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
@@ -53,13 +54,28 @@ impl Token {
     }
 }
 
+/// The token that was given as text, or the first line of a file.
+pub fn given(text: &str, file: Option<&Path>) -> Result<Option<Token>, Fault> {
+    let Some(path) = file.filter(|_| text.is_empty()) else { return Token::new(text) };
+    let failed = |problem: &str| {
+        let message = format!("reading the token file {}: {problem}", path.display());
+        Fault::new(ErrorCode::InvalidConfig, message).remedy("correct --token-file")
+    };
+    let text = std::fs::read_to_string(path).map_err(|error| failed(&error.to_string()))?;
+    match Token::new(text.trim())? {
+        Some(token) => Ok(Some(token)),
+        None => Err(failed("it is empty")),
+    }
+}
+
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Token(…)")
     }
 }
 
-/// Server side: refuses calls without the token, comparing in constant time.
+/// Server side: refuses calls without the token, comparing in constant time, and
+/// says so in the log.
 #[derive(Clone, Debug)]
 pub struct RequireToken(pub Option<Token>);
 
@@ -75,6 +91,8 @@ impl Interceptor for RequireToken {
         if bool::from(given.as_bytes().ct_eq(token.0.as_bytes())) {
             Ok(request)
         } else {
+            let peer = request.remote_addr().map(|peer| peer.to_string()).unwrap_or_default();
+            tracing::warn!(peer, "a call without the token was refused");
             Err(Fault::new(
                 ErrorCode::Authentication,
                 "the call's bearer token is missing or wrong",

@@ -56,10 +56,10 @@ pub mod error;
 use std::sync::Arc;
 use std::time::Duration;
 
-use proto::Token;
 use proto::listen::Listener;
 use proto::token::RequireToken;
 use proto::v1::source_server::SourceServer;
+use proto::{Tls, Token};
 use tokio_util::sync::CancellationToken;
 use tonic::service::interceptor::InterceptedService;
 
@@ -80,6 +80,7 @@ pub async fn run(
     options: Options,
     listener: impl Into<Listener>,
     token: Option<Token>,
+    tls: Tls,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let loads = Arc::new(load::Loads::new(options.grace, shutdown.clone()));
@@ -87,6 +88,7 @@ pub async fn run(
         loads: loads.clone(),
         confirmations: Arc::default(),
         limits: options.limits,
+        tls: tls.clone(),
         shutdown: shutdown.clone(),
     };
     let server = SourceServer::new(service)
@@ -96,7 +98,7 @@ pub async fn run(
     // The sweep ends by the shutdown that ends the serving.
     let stop = shutdown.clone().drop_guard();
     let sweep = tokio::spawn(async move { loads.sweep().await });
-    let served = proto::serve::serve("source-svc", listener, token, shutdown, |routes| {
+    let served = proto::serve::serve("source-svc", listener, token, tls, shutdown, |routes| {
         routes.add_service(guarded);
     })
     .await;

@@ -43,7 +43,7 @@ fn main() -> ExitCode {
             batch_bytes: args.batch_bytes,
         },
     };
-    proto::process::service_main("source-svc", args.service, |listener, token, shutdown| {
-        source_svc::run(options, listener, token, shutdown)
+    proto::process::service_main("source-svc", args.service, |listener, token, tls, shutdown| {
+        source_svc::run(options, listener, token, tls, shutdown)
     })
 }

@@ -21,7 +21,7 @@ use bytes::Bytes;
 use prost::Message;
 use proto::dial::Connection;
 use proto::v1::{EndOfStream, ErrorCode};
-use proto::{Fault, Token, limits};
+use proto::{Fault, Tls, Token, limits};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Request;
@@ -41,7 +41,7 @@ const MAX_IDLE: usize = 64;
 /// Where a writer is, and what it demands. Not printed: it holds a secret.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct WriterAddress {
-    /// "http://host:port" or "unix-abstract:name".
+    /// As [`proto::address`] has it.
     pub address: String,
     /// Empty: none.
     pub token: String,
@@ -49,8 +49,11 @@ pub struct WriterAddress {
 
 /// Idle connections to writers. Each chunk has one to itself: HTTP/2 would put
 /// all chunks of a shared one through one task.
-#[derive(Default)]
-pub struct Writers(Arc<Mutex<HashMap<WriterAddress, Vec<Connection>>>>);
+#[derive(Clone)]
+pub struct Writers {
+    idle: Arc<Mutex<HashMap<WriterAddress, Vec<Connection>>>>,
+    tls: Tls,
+}
 
 /// A connection to a writer, kept for the next chunk once its DoPut has ended
 /// well.
@@ -61,6 +64,11 @@ pub struct Writer {
 }
 
 impl Writers {
+    /// Dials with what the process shows and trusts.
+    pub fn new(tls: Tls) -> Self {
+        Writers { idle: Arc::default(), tls }
+    }
+
     /// An idle connection, or a new one.
     pub async fn take(&self, address: &WriterAddress) -> Result<Writer, SourceError> {
         let idle = self.locked().get_mut(address).and_then(Vec::pop);
@@ -68,16 +76,16 @@ impl Writers {
             Some(connection) => connection,
             None => {
                 let token = Token::new(&address.token).map_err(SourceError::Writer)?;
-                proto::dial::dial(&address.address, "writer-svc", token.as_ref())
+                proto::dial::dial(&address.address, "writer-svc", token.as_ref(), &self.tls)
                     .await
                     .map_err(SourceError::Writer)?
             }
         };
-        Ok(Writer { connection, address: address.clone(), home: Writers(self.0.clone()) })
+        Ok(Writer { connection, address: address.clone(), home: self.clone() })
     }
 
     fn locked(&self) -> MutexGuard<'_, HashMap<WriterAddress, Vec<Connection>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures::Stream;
-use proto::Fault;
 use proto::v1;
 use proto::v1::source_server::Source;
+use proto::{Fault, Tls};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::error::SourceError;
 use crate::load::{Caller, ChunkJob, Load, Loads};
 use crate::replicate::confirm::Confirmations;
-use crate::send::WriterAddress;
+use crate::send::{WriterAddress, Writers};
 use crate::{capture, check, discover, replicate};
 
 /// Progress messages that wait for the caller.
@@ -40,6 +40,8 @@ pub struct SourceService {
     pub confirmations: Arc<Confirmations>,
     /// The operator's bounds.
     pub limits: Limits,
+    /// What the service shows to writers, and whom it trusts.
+    pub tls: Tls,
     /// The service is stopping.
     pub shutdown: CancellationToken,
 }
@@ -97,7 +99,8 @@ impl Source for SourceService {
     ) -> Result<Response<v1::OpenLoadResponse>, Status> {
         let mut request = request.into_inner();
         let config = config(request.config.take())?;
-        let opened = self.loads.open(config, &request, self.limits.max_row_bytes).await;
+        let writers = Writers::new(self.tls.clone());
+        let opened = self.loads.open(config, &request, self.limits.max_row_bytes, writers).await;
         opened.map(Response::new).map_err(status)
     }
 
@@ -148,9 +151,11 @@ impl Source for SourceService {
         let config = config(request.config.take())?;
         let (sender, events) = mpsc::channel(PROGRESS_MESSAGES);
         let (limits, confirmations) = (self.limits, self.confirmations.clone());
+        let writers = Writers::new(self.tls.clone());
         let shutdown = self.shutdown.clone();
         let task = tokio::spawn(async move {
-            let work = replicate::replicate(&config, request, limits, &confirmations, &sender);
+            let work =
+                replicate::replicate(&config, request, limits, writers, &confirmations, &sender);
             let ended = tokio::select! {
                 ended = work => ended,
                 () = shutdown.cancelled() => Err(SourceError::Stopping),

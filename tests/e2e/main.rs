@@ -20,6 +20,7 @@ mod relations;
 mod replace;
 mod resume;
 mod rolling;
+mod secured;
 mod sessions;
 mod shop;
 mod split_column;

@@ -13,7 +13,7 @@ use proto::v1::{
     CommitRequest, CommitResponse, EndOfStream, PrepareRequest, PrepareResponse, StageRequest,
     StagedChunk,
 };
-use proto::{Fault, Token};
+use proto::{Fault, Tls, Token};
 use tokio::runtime::Runtime;
 
 use crate::services::{Service, TOKEN};
@@ -29,7 +29,8 @@ impl Writer {
     pub fn connect(service: &Service) -> Result<Writer> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let token = Token::new(TOKEN).map_err(|fault| anyhow!("{fault}"))?;
-        let dialed = proto::dial::dial(service.address(), "writer-svc", token.as_ref());
+        let tls = Tls::default();
+        let dialed = proto::dial::dial(service.address(), "writer-svc", token.as_ref(), &tls);
         let connection = runtime.block_on(dialed).map_err(|fault| anyhow!("{fault}"))?;
         Ok(Writer { runtime, connection })
     }

@@ -103,7 +103,7 @@ fn launch(
     // Our end of its stdin closes with us, however we end.
     command.args(["--listen", listen, "--stop-with-stdin"]).args(arguments);
     command.env("TIDEWATER_TOKEN", TOKEN);
-    command.env("TIDEWATER_LOG", "info,source_svc=debug,writer_svc=debug,h2=warn,hyper=warn");
+    command.env("TIDEWATER_LOG", "info,source_svc=debug,writer_svc=debug,h2=warn,hyper=warn,tonic::transport::server::io_stream=debug");
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().with_context(|| format!("starting {name}"))?;
     if let Some(stderr) = child.stderr.take() {

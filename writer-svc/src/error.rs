@@ -70,6 +70,12 @@ pub enum WriterError {
         /// What to do about it.
         remedy: String,
     },
+    /// A place that the writer may not write to.
+    #[error("this writer may not write to {place:?}")]
+    NotAllowed {
+        /// What was asked for, or what a catalog led to.
+        place: String,
+    },
     /// A `partition_regex` that cannot be used.
     #[error("partition_regex {regex:?}: {problem}")]
     InvalidPartition {
@@ -266,6 +272,11 @@ impl WriterError {
             E::Parquet { .. } | E::Internal(_) => (ErrorCode::Internal, String::new()),
             E::InvalidRequest(_) => (ErrorCode::InvalidConfig, String::new()),
             E::InvalidTable { remedy, .. } => (ErrorCode::InvalidConfig, remedy.clone()),
+            E::NotAllowed { .. } => (
+                ErrorCode::DestinationPermission,
+                "start writer-svc with --allow and this place, or write below one that it allows"
+                    .to_owned(),
+            ),
             E::InvalidPartition { example, .. } => (
                 ErrorCode::InvalidConfig,
                 format!("correct partition_regex in streams.json, for example {example:?}"),

@@ -27,6 +27,7 @@
 //! - [`parquet`]: stage, prepare, commit and drop of a table directory
 //! - [`iceberg`]: the same of an Iceberg table, and its catalogs
 //! - [`storage`]: paths that cannot leave the destination, durable file work
+//!   ([`allow`]: the places that there may be destinations in)
 //! - [`s3`]: the objects of a bucket, uploads, and what a store refuses
 //! - [`aws`]: signed requests to AWS's other services
 //!
@@ -42,6 +43,7 @@
 //! more than [`Options::max_streams`] streams are received at once. Nothing
 //! grows with the table or with its number of partitions.
 
+pub mod allow;
 pub mod aws;
 pub mod decimal;
 pub mod encode;
@@ -67,6 +69,7 @@ pub mod storage;
 pub mod target;
 
 use arrow_flight::flight_service_server::FlightServiceServer;
+use proto::Tls;
 use proto::limits;
 use proto::listen::Listener;
 use proto::token::{RequireToken, Token};
@@ -103,6 +106,11 @@ pub struct Options {
           value_parser = clap::value_parser!(u64).range(5 << 20..1 << 30))]
     pub upload_part_bytes: u64,
 
+    /// Directory or s3://bucket/prefix that may be written to, with all below
+    /// it, and nothing else; may be given several times. Required off loopback.
+    #[arg(long, env = "TIDEWATER_ALLOW", value_name = "PLACE", value_delimiter = ',')]
+    pub allow: Vec<allow::Place>,
+
     /// Parts that a stream sends at once.
     #[arg(long, env = "TIDEWATER_UPLOAD_PARTS", default_value_t = 2,
           value_parser = clap::value_parser!(u16).range(1..))]
@@ -118,6 +126,7 @@ impl Default for Options {
             sort_bytes: 64 << 20,
             upload_part_bytes: 8 << 20,
             upload_parts: 2,
+            allow: Vec::new(),
         }
     }
 }
@@ -127,13 +136,20 @@ pub async fn run(
     options: Options,
     listener: impl Into<Listener>,
     token: Option<Token>,
+    tls: Tls,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
+    let listener = listener.into();
+    anyhow::ensure!(
+        !options.allow.is_empty() || listener.is_local()?,
+        "writer-svc would listen off loopback and write wherever a caller asks: give --allow and \
+         a directory or s3://bucket/prefix, or listen on 127.0.0.1"
+    );
     let message_bytes = limits::data_message_bytes(options.max_row_bytes);
     let service = service::WriterService::new(options);
     let threads = service.threads();
     let gate = RequireToken(token.clone());
-    proto::serve::serve("writer-svc", listener, token, shutdown, |routes| {
+    proto::serve::serve("writer-svc", listener, token, tls, shutdown, |routes| {
         let writer = WriterServer::new(service.clone())
             .max_decoding_message_size(limits::CONTROL_MESSAGE_BYTES)
             .max_encoding_message_size(limits::CONTROL_MESSAGE_BYTES);

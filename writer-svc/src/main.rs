@@ -25,7 +25,7 @@ fn main() -> ExitCode {
         eprintln!("writer-svc: a TLS provider is installed already");
         return ExitCode::FAILURE;
     }
-    proto::process::service_main("writer-svc", service, |listener, token, shutdown| {
-        writer_svc::run(options, listener, token, shutdown)
+    proto::process::service_main("writer-svc", service, |listener, token, tls, shutdown| {
+        writer_svc::run(options, listener, token, tls, shutdown)
     })
 }

@@ -13,7 +13,7 @@ use proto::v1::writer_client::WriterClient;
 use proto::v1::{
     CommitRequest, Destination, DropRequest, ErrorCode, PrepareRequest, Table, WriterCheckRequest,
 };
-use proto::{Fault, Token};
+use proto::{Fault, Tls, Token};
 use tokio::net::TcpListener;
 use tonic::transport::Channel;
 
@@ -31,7 +31,7 @@ async fn serve(options: Options, token: Option<Token>) -> Served {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
     let shutdown = CancellationToken::new();
-    tokio::spawn(crate::run(options, listener, token, shutdown.clone()));
+    tokio::spawn(crate::run(options, listener, token, Tls::default(), shutdown.clone()));
     let channel = Channel::from_shared(address).unwrap().connect().await.unwrap();
     Served { channel, _stop: shutdown.drop_guard() }
 }

@@ -9,6 +9,7 @@ use proto::v1::stage_request::Kind;
 use proto::v1::{CommitRecord, CommitRequest, Destination, PrepareRequest, StageRequest, Table};
 
 use crate::Options;
+use crate::allow;
 use crate::error::WriterError;
 use crate::iceberg::{self, IcebergTable};
 use crate::parquet::bucket::BucketTable;
@@ -96,6 +97,7 @@ pub fn of(
         table.ok_or_else(|| WriterError::InvalidRequest("the request has no table".into()))?;
     Ok(match kind(destination)? {
         Destined::Parquet(parquet) if parquet.bucket.is_empty() => {
+            allow::demand(&options.allow, &parquet.local_path)?;
             Box::new(ParquetTable::new(parquet, table)?)
         }
         Destined::Parquet(parquet) => Box::new(BucketTable::new(parquet, table, options)?),
@@ -107,6 +109,7 @@ pub fn of(
 pub fn check(destination: Option<&Destination>, options: &Options) -> Result<(), WriterError> {
     match kind(destination)? {
         Destined::Parquet(parquet) if parquet.bucket.is_empty() => {
+            allow::demand(&options.allow, &parquet.local_path)?;
             parquet::check::check(&storage::local_path(parquet)?)
         }
         Destined::Parquet(parquet) => parquet::bucket::check::check(parquet, options),

@@ -9,7 +9,7 @@ use proto::v1::{Destination, Iceberg, JdbcCatalog, Parquet, destination};
 use serde_json::Value;
 
 use super::validate::{self, ICEBERG, PARQUET, Schema};
-use super::{ConfigError, ConfigFault, glue, hive, read, rest, s3};
+use super::{ConfigError, ConfigFault, glue, hive, read, rest, s3, secrets};
 
 /// A validated destination.json.
 #[derive(Clone, Debug)]
@@ -74,7 +74,8 @@ pub fn load(path: &Path, key: Option<&str>) -> Result<DestinationFile, ConfigErr
     validate::drop_nulls(&mut value);
     let invalid = |faults| ConfigError::Invalid { path: path.to_owned(), faults };
     let schema = schema_of(&mut value).map_err(|fault| invalid(vec![fault]))?;
-    let mut faults = validate::faults(schema, &value);
+    let mut faults = secrets::resolve(&mut value);
+    faults.extend(validate::faults(schema, &value));
     let kind = kind_of(&value, &mut faults);
     let warnings = validate::unknown_keys(schema, &value);
     for warning in &warnings {

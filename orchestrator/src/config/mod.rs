@@ -1,7 +1,7 @@
 //! The config files: bytes → plain text → JSON → validated.
 //!
 //! [`read`] finds the file and its JSON, [`decrypt`] opens an encrypted one,
-//! [`validate`] holds it against its JSON Schema and collects every fault;
+//! [`secrets`] puts in the secrets that it only names, [`validate`] holds it against its JSON Schema and collects every fault;
 //! [`source`] and [`destination`] turn it into what the services are sent.
 //! Nothing here talks to a service, and no error holds a secret.
 
@@ -12,6 +12,7 @@ mod hive;
 pub mod read;
 mod rest;
 mod s3;
+pub mod secrets;
 pub mod source;
 pub mod validate;
 

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::validate::{self, SOURCE};
-use super::{ConfigError, ConfigFault, read};
+use super::{ConfigError, ConfigFault, read, secrets};
 use crate::streams::SyncMode;
 
 /// A validated source.json.
@@ -125,7 +125,8 @@ fn default_ssh_port() -> u16 {
 pub fn load(path: &Path, key: Option<&str>) -> Result<SourceFile, ConfigError> {
     let mut value = read::json(path, key)?;
     validate::drop_nulls(&mut value);
-    let mut faults = validate::faults(&SOURCE, &value);
+    let mut faults = secrets::resolve(&mut value);
+    faults.extend(validate::faults(&SOURCE, &value));
     faults.extend(beyond_the_schema(&value));
     let warnings = validate::unknown_keys(&SOURCE, &value);
     for warning in &warnings {

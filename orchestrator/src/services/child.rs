@@ -11,6 +11,7 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use proto::secure::TlsArgs;
 use proto::v1::ErrorCode;
 use proto::{Fault, Token, limits};
 use rustix::process::{Pid, Signal, kill_process};
@@ -62,16 +63,33 @@ struct Listening {
 impl Child {
     /// Starts the binary `name` that lies beside this one and waits until it
     /// listens.
-    pub async fn start(name: &'static str, listen: &str, token: &Token) -> Result<Self, Fault> {
+    pub async fn start(
+        name: &'static str,
+        listen: &str,
+        token: &Token,
+        tls: &TlsArgs,
+    ) -> Result<Self, Fault> {
         let binary = binary(name)?;
         // The user who asks for logs sees them as they come.
         let logs = std::env::var_os("TIDEWATER_LOG").is_some_and(|filter| !filter.is_empty());
-        let mut process = Command::new(&binary)
+        let mut command = Command::new(&binary);
+        for (name, file) in [
+            ("TIDEWATER_TLS_CERT", &tls.tls_cert),
+            ("TIDEWATER_TLS_KEY", &tls.tls_key),
+            ("TIDEWATER_TLS_CA", &tls.tls_ca),
+        ] {
+            match file {
+                Some(file) => command.env(name, file),
+                None => command.env_remove(name),
+            };
+        }
+        let mut process = command
             .args(["--listen", listen, "--stop-with-stdin"])
             .env("TIDEWATER_TOKEN", token.reveal())
             // A child lives for one run: giving memory back to the system
             // between two batches only costs clearing it again.
             .env("MIMALLOC_PURGE_DELAY", "-1")
+            .env("TIDEWATER_PLAINTEXT", tls.plaintext.to_string())
             .env_remove("TIDEWATER_TOKEN_FILE")
             .env_remove("TIDEWATER_ENCRYPTION_KEY")
             .stdin(Stdio::piped())

@@ -13,6 +13,7 @@ use super::{Context, TableRun, incremental};
 use crate::assign::Job;
 use crate::progress::Progress;
 use crate::state::Run;
+use crate::writers::Writer;
 
 /// A chunk that is staged.
 pub struct Staged {
@@ -97,19 +98,18 @@ impl Reading {
         let what = format!("{}, chunk {chunk}", self.stream);
         let stage = Bytes::from(self.stage.encode_to_vec());
         let mut retry = Retry::new(context.source_config.retry_count);
-        let mut failed = None;
         loop {
-            let assigned = context.assigner.take(failed);
+            let assigned = context.writers.take();
             let shown = Shown::begin(&context.progress, table, chunk);
-            match self.attempt(context, assigned.writer, stage.clone()).await {
+            match self.attempt(context, assigned.writer(), stage.clone()).await {
                 Ok((staged, unrepresentable)) => {
                     shown.staged();
                     let chunk = self.job.chunk;
                     return Ok(Staged { table, chunk, staged, unrepresentable });
                 }
                 Err(fault) => {
-                    failed = Some(assigned.writer);
-                    drop((shown, assigned));
+                    drop(shown);
+                    assigned.failed();
                     let say = |line: &str| context.progress.note(line);
                     retry.again(&what, fault, say).await.map_err(|fault| self.about(fault))?;
                 }
@@ -120,10 +120,9 @@ impl Reading {
     async fn attempt(
         &self,
         context: &Context<'_>,
-        writer: usize,
+        writer: &Writer,
         stage: Bytes,
     ) -> Result<(StagedChunk, Vec<UnrepresentableCount>), Fault> {
-        let writer = &context.writers[writer];
         let request = ReadChunkRequest {
             load_id: self.stage.load_id.clone(),
             namespace: self.namespace.clone(),

@@ -44,15 +44,13 @@ async fn attempts(context: &Context<'_>, request: CommitRequest) -> Result<Commi
     let added = request.staged.iter().filter(|chunk| chunk.kind() == Kind::Data);
     let staged_rows: u64 = added.map(|chunk| chunk.rows).sum();
     let mut retry = Retry::new(context.source_config.retry_count);
-    let mut failed = None;
     let answer = loop {
-        let assigned = context.assigner.take(failed);
-        let mut client = context.writers[assigned.writer].client.clone();
+        let assigned = context.writers.take();
+        let mut client = assigned.writer().client.clone();
         match client.commit(request.clone()).await {
             Ok(answer) => break answer.into_inner(),
             Err(status) => {
-                failed = Some(assigned.writer);
-                drop(assigned);
+                assigned.failed();
                 let say = |line: &str| context.progress.note(line);
                 let tried = retry.again(&what, Fault::from(status), say).await;
                 tried.map_err(|fault| about(fault, &stream))?;

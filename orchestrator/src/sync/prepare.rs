@@ -201,13 +201,13 @@ async fn prepare(context: &Context<'_>, request: PrepareRequest) -> Result<Prepa
     let stream = request.table.as_ref().map(|table| table.stream.clone()).unwrap_or_default();
     let what = format!("preparing {stream}");
     let mut retry = Retry::new(context.source_config.retry_count);
-    let mut failed = None;
     loop {
-        let assigned = context.assigner.take(failed);
-        let mut client = context.writers[assigned.writer].client.clone();
+        let assigned = context.writers.take();
+        let mut client = assigned.writer().client.clone();
         match client.prepare(request.clone()).await {
             Ok(answer) => return Ok(answer.into_inner()),
             Err(status) => {
+                assigned.failed();
                 let say = |line: &str| context.progress.note(line);
                 let tried = retry.again(&what, Fault::from(status), say).await;
                 tried.map_err(|fault| match fault.message.contains(&stream) {
@@ -216,6 +216,5 @@ async fn prepare(context: &Context<'_>, request: PrepareRequest) -> Result<Prepa
                 })?;
             }
         }
-        failed = Some(assigned.writer);
     }
 }

@@ -36,7 +36,7 @@ use super::commit;
 use super::resume::Action;
 use super::retry::Retry;
 use super::{Stop, Sync, log};
-use crate::assign::Assigned;
+use crate::writers::Assigned;
 
 /// Tables of an interval that are committed at once.
 const COMMITS_AT_ONCE: usize = 8;
@@ -150,8 +150,8 @@ impl Sync<'_> {
             let position = table.position.as_ref().ok_or_else(|| {
                 Fault::new(ErrorCode::Internal, format!("{} has no position", table.id))
             })?;
-            let assigned = self.context.assigner.take(None);
-            let writer = &self.context.writers[assigned.writer];
+            let assigned = self.context.writers.take();
+            let writer = assigned.writer();
             let stage = changes::stage(&self.context, &self.run, table, &call.load_id);
             tables.push(ReplicateTable {
                 stream: Some(table.stream.load.clone()),

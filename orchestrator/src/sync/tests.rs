@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use prost::Message;
+use proto::Tls;
 use proto::v1::source_server::{Source, SourceServer};
 use proto::v1::writer_client::WriterClient;
 use proto::v1::writer_server::{Writer as WriterService, WriterServer};
@@ -15,6 +16,7 @@ use tokio::net::TcpListener;
 use tonic::{Request, Response, Status};
 
 use super::*;
+use crate::writers::Writer;
 
 mod capture;
 
@@ -260,7 +262,7 @@ impl WriterService for Fake {
 struct Bench {
     fake: Fake,
     source: SourceClient<Connection>,
-    writers: Vec<Writer>,
+    writers: Writers,
     directory: tempfile::TempDir,
     streams: Vec<SelectedStream>,
     update_method: UpdateMethod,
@@ -282,13 +284,19 @@ impl Bench {
             routes.add_service(WriterServer::new(for_writer));
         })
         .await;
-        let source = proto::dial::dial(&source, "source-svc", None).await.unwrap();
+        let tls = Tls::default();
+        let source = proto::dial::dial(&source, "source-svc", None, &tls).await.unwrap();
         let client =
-            WriterClient::new(proto::dial::dial(&writer, "writer-svc", None).await.unwrap());
+            WriterClient::new(proto::dial::dial(&writer, "writer-svc", None, &tls).await.unwrap());
         Bench {
             fake,
             source: SourceClient::new(source),
-            writers: vec![Writer { address: writer, token: None, client }],
+            writers: Writers::new([Writer {
+                address: writer,
+                token: None,
+                is_behind_name: false,
+                client,
+            }]),
             directory: tempfile::tempdir().unwrap(),
             streams: tables.iter().map(|(name, _)| selected(name)).collect(),
             update_method: UpdateMethod {
@@ -315,7 +323,6 @@ impl Bench {
             source_config: &config,
             update_method: Some(&self.update_method),
             writers: &self.writers,
-            assigner: Assigner::new(1),
             destination: &destination,
             progress: Progress::new(names, false),
             shutdown,
@@ -382,7 +389,7 @@ async fn serve(
 ) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
-    tokio::spawn(proto::serve::serve(service, listener, None, stop.clone(), add));
+    tokio::spawn(proto::serve::serve(service, listener, None, Tls::default(), stop.clone(), add));
     address
 }
 

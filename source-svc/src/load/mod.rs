@@ -113,6 +113,7 @@ impl Loads {
         config: Config,
         request: &v1::OpenLoadRequest,
         row_bytes_bound: u64,
+        writers: Writers,
     ) -> Result<v1::OpenLoadResponse, SourceError> {
         if !request.resume_load_id.is_empty() {
             let load = self.get(&request.resume_load_id)?;
@@ -129,7 +130,7 @@ impl Loads {
                 remedy: "close some, or wait until their grace time is over".to_owned(),
             });
         }
-        let load = Load::open(config, request, row_bytes_bound, &self.shutdown).await?;
+        let load = Load::open(config, request, row_bytes_bound, writers, &self.shutdown).await?;
         let (id, tables) = (&load.id, load.tables.len());
         tracing::info!(load = id, tables, snapshot = load.response.snapshot, "load opened");
         let response = load.response.clone();
@@ -197,6 +198,7 @@ impl Load {
         config: Config,
         request: &v1::OpenLoadRequest,
         row_bytes_bound: u64,
+        writers: Writers,
         shutdown: &CancellationToken,
     ) -> Result<Arc<Load>, SourceError> {
         if request.streams.is_empty() {
@@ -236,7 +238,7 @@ impl Load {
         let config = Arc::new(config);
         let load = Arc::new(Load {
             readers: Readers::new(config.clone(), snapshot.name, &tables),
-            writers: Writers::default(),
+            writers,
             config,
             database,
             max_row_bytes,

@@ -76,10 +76,11 @@ pub async fn replicate(
     config: &Config,
     request: v1::ReplicateRequest,
     limits: Limits,
+    writers: Writers,
     confirmations: &Confirmations,
     events: &Events,
 ) -> Result<(), SourceError> {
-    let mut reader = Reader::open(config, request, limits, confirmations, events).await?;
+    let mut reader = Reader::open(config, request, limits, writers, confirmations, events).await?;
     let mut staged = reader.log.position();
     let mut next = reader.next().await?;
     while let Some(window) = next {
@@ -131,6 +132,7 @@ impl<'a> Reader<'a> {
         config: &Config,
         request: v1::ReplicateRequest,
         limits: Limits,
+        writers: Writers,
         confirmations: &Confirmations,
         events: &'a Events,
     ) -> Result<Self, SourceError> {
@@ -175,7 +177,7 @@ impl<'a> Reader<'a> {
             tables: followed?,
             relations,
             shared: Shared {
-                writers: Writers::default(),
+                writers,
                 spool: Spool::default(),
                 database,
                 bounds: Bounds { rows: config.reader_batch_size, bytes: limits.batch_bytes },

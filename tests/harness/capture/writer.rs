@@ -16,9 +16,9 @@ use arrow_flight::{
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use prost::Message;
-use proto::Token;
 use proto::listen::Listener;
 use proto::v1::{EndOfStream, StageRequest, StagedChunk};
+use proto::{Tls, Token};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -88,9 +88,16 @@ pub async fn serve(kept: Kept, shutdown: CancellationToken) -> Result<String> {
     let token = Token::new(TOKEN)?;
     let service = FlightServiceServer::new(kept).max_decoding_message_size(1 << 30);
     tokio::spawn(async move {
-        let served = proto::serve::serve("writer-svc", listener, token, shutdown, |routes| {
-            routes.add_service(service);
-        });
+        let served = proto::serve::serve(
+            "writer-svc",
+            listener,
+            token,
+            Tls::default(),
+            shutdown,
+            |routes| {
+                routes.add_service(service);
+            },
+        );
         served.await
     });
     Ok(format!("http://{address}"))

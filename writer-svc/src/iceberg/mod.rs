@@ -23,7 +23,7 @@
 //! - [`drop`]: the end of a table and of its files
 //! - [`check`]: whether catalog and warehouse can be written, tried for real
 //! - [`catalog`]: who knows the tables: load, create, swap, drop
-//! - [`storage`]: where the objects lie
+//! - [`storage`]: where the objects lie ([`guarded`]: within what is allowed)
 //!
 //! Invariants: nothing refers to a file that is not whole and durable; a swap
 //! is made against the very metadata it was derived from; no file is deleted
@@ -38,6 +38,7 @@ pub mod check;
 pub mod commit;
 pub mod drop;
 pub mod equality;
+pub mod guarded;
 pub mod lineage;
 pub mod manifest;
 pub mod metrics;

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use proto::v1::Iceberg;
 
+use super::guarded::guarded;
 use crate::Options;
 use crate::error::WriterError;
 use crate::s3::bucket::Below;
@@ -49,6 +50,10 @@ pub trait Storage: Send + Sync + fmt::Debug {
 /// The storage that a destination's warehouse is in. Of a bucket, call it
 /// within a runtime.
 pub fn open(iceberg: &Iceberg, options: &Options) -> Result<Arc<dyn Storage>, WriterError> {
+    Ok(guarded(unguarded(iceberg, options)?, &options.allow))
+}
+
+fn unguarded(iceberg: &Iceberg, options: &Options) -> Result<Arc<dyn Storage>, WriterError> {
     let warehouse = &iceberg.warehouse;
     if s3::split(warehouse).is_some() {
         let settings = iceberg.s3.clone().unwrap_or_default();

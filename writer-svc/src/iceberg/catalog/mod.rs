@@ -36,6 +36,7 @@ use proto::v1::iceberg::Catalog as Configured;
 
 use super::storage::{self, Storage};
 use crate::Options;
+use crate::allow;
 use crate::error::WriterError;
 
 /// A table's name in a catalog.
@@ -186,7 +187,12 @@ pub fn open(
     let storage = storage::open(iceberg, options)?;
     let of_catalog = Arc::clone(&storage);
     let catalog: Box<dyn Catalog> = match &iceberg.catalog {
-        Some(Configured::Jdbc(jdbc)) => Box::new(sql::SqlCatalog::new(jdbc, of_catalog)?),
+        Some(Configured::Jdbc(jdbc)) => {
+            if let Some(file) = jdbc.url.strip_prefix("jdbc:sqlite:") {
+                allow::demand(&options.allow, file)?;
+            }
+            Box::new(sql::SqlCatalog::new(jdbc, of_catalog)?)
+        }
         Some(Configured::Glue(glue)) => {
             let settings = iceberg.s3.clone().unwrap_or_default();
             Box::new(glue::GlueCatalog::new(glue, &settings, of_catalog)?)

@@ -35,6 +35,7 @@ use arrow::datatypes::{Schema, SchemaRef};
 use proto::v1::{CommitRecord, CommitRequest, Parquet, PrepareRequest, StageRequest, Table};
 
 use crate::Options;
+use crate::allow;
 use crate::error::WriterError;
 use crate::partition::directories::Directories;
 use crate::s3::{Bucket, Names, Uploads};
@@ -76,6 +77,7 @@ fn open(parquet: &Parquet, options: &Options) -> Result<(Bucket, String), Writer
     };
     let settings = parquet.s3.clone().unwrap_or_default();
     let uploads = Uploads::of(options, file_bytes(parquet.max_file_size_mb));
+    allow::demand(&options.allow, &location)?;
     let bucket = Bucket::new(&location, &settings, &Names::PARQUET, uploads)?;
     Ok((bucket, location))
 }

@@ -1,0 +1,198 @@
+//! The writers of a run: which of them takes the next piece of work, which have
+//! come or gone.
+//!
+//! Any writer can take any chunk, and commit what another has staged. So each
+//! piece goes to the one with the least in flight, in turn among equals; one that
+//! has failed is left alone for a while where there is another. Of a name that
+//! stands for several (`dns://`), those that appear later are used at once, and
+//! those that disappear no more.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use proto::Token;
+use proto::dial::Connection;
+use proto::v1::writer_client::WriterClient;
+
+/// How long another writer is preferred to one that has failed.
+const PENANCE: Duration = Duration::from_secs(5);
+
+/// A writer that tables can be given to.
+#[derive(Clone)]
+pub struct Writer {
+    /// As [`proto::address`] has it: how the source must dial it.
+    pub address: String,
+    /// What the source must present to it.
+    pub token: Option<Token>,
+    /// Whether it was found behind a name, which may lose it.
+    pub is_behind_name: bool,
+    /// For our own calls.
+    pub client: WriterClient<Connection>,
+}
+
+/// All writers of a run; clones are the same pool.
+#[derive(Clone)]
+pub struct Writers(Arc<Mutex<Pool>>);
+
+struct Pool {
+    members: Vec<Member>,
+    next: usize,
+}
+
+struct Member {
+    writer: Writer,
+    in_flight: usize,
+    /// Its name does not stand for it any more.
+    gone: bool,
+    failed: Option<Instant>,
+}
+
+/// A writer in use; dropping it gives it back.
+pub struct Assigned {
+    index: usize,
+    writer: Writer,
+    writers: Writers,
+}
+
+impl Writers {
+    /// Those that are known from the start.
+    pub fn new(writers: impl IntoIterator<Item = Writer>) -> Self {
+        let members = writers.into_iter().map(Member::new).collect();
+        Writers(Arc::new(Mutex::new(Pool { members, next: 0 })))
+    }
+
+    fn locked(&self) -> MutexGuard<'_, Pool> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Each of them.
+    pub fn all(&self) -> Vec<Writer> {
+        self.locked().members.iter().map(|member| member.writer.clone()).collect()
+    }
+
+    /// Takes one; a run that needs writers has at least one.
+    pub fn take(&self) -> Assigned {
+        let mut pool = self.locked();
+        let count = pool.members.len();
+        let turn = (0..count).map(|step| (pool.next + step) % count);
+        let index = turn
+            .min_by_key(|&index| pool.members[index].reluctance())
+            .expect("the command asked for writers when it started the services");
+        pool.members[index].in_flight += 1;
+        pool.next = (index + 1) % count;
+        let writer = pool.members[index].writer.clone();
+        Assigned { index, writer, writers: self.clone() }
+    }
+
+    /// Addresses that `found` has and the pool does not. Those behind a name that
+    /// are not in `found` are not taken any more, unless there is no other.
+    pub fn update(&self, found: &[String]) -> Vec<String> {
+        let mut pool = self.locked();
+        for member in pool.members.iter_mut().filter(|member| member.writer.is_behind_name) {
+            member.gone = !found.contains(&member.writer.address);
+        }
+        let known = |address: &String| pool.members.iter().any(|m| m.writer.address == *address);
+        found.iter().filter(|address| !known(address)).cloned().collect()
+    }
+
+    /// One more.
+    pub fn add(&self, writer: Writer) {
+        self.locked().members.push(Member::new(writer));
+    }
+}
+
+impl Member {
+    fn new(writer: Writer) -> Self {
+        Member { writer, in_flight: 0, gone: false, failed: None }
+    }
+
+    /// The smaller, the sooner it is taken.
+    fn reluctance(&self) -> (bool, bool, usize) {
+        let failed = self.failed.is_some_and(|failed| failed.elapsed() < PENANCE);
+        (self.gone, failed, self.in_flight)
+    }
+}
+
+impl Assigned {
+    /// The writer.
+    pub fn writer(&self) -> &Writer {
+        &self.writer
+    }
+
+    /// Gives it back: what it was given has failed, by its fault or not.
+    pub fn failed(self) {
+        self.writers.locked().members[self.index].failed = Some(Instant::now());
+    }
+}
+
+impl Drop for Assigned {
+    fn drop(&mut self) {
+        self.writers.locked().members[self.index].in_flight -= 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::token::AttachToken;
+    use tonic::service::interceptor::InterceptedService;
+    use tonic::transport::Endpoint;
+
+    use super::*;
+
+    fn writer(address: &str) -> Writer {
+        let channel = Endpoint::from_static("http://h").connect_lazy();
+        let connection = InterceptedService::new(channel, AttachToken::new(None));
+        Writer {
+            address: address.to_owned(),
+            token: None,
+            is_behind_name: address.starts_with("10."),
+            client: WriterClient::new(connection),
+        }
+    }
+
+    fn pool(addresses: &[&str]) -> Writers {
+        Writers::new(addresses.iter().map(|address| writer(address)))
+    }
+
+    fn address(assigned: &Assigned) -> String {
+        assigned.writer().address.clone()
+    }
+
+    #[tokio::test]
+    async fn writers_take_turns_and_the_idle_one_is_preferred() {
+        let writers = pool(&["a", "b", "c"]);
+        let mut taken: Vec<_> = (0..6).map(|_| writers.take()).collect();
+        let order: String = taken.iter().map(address).collect();
+        assert_eq!(order, "abcabc");
+        taken.remove(4);
+        assert_eq!(address(&writers.take()), "b");
+    }
+
+    #[tokio::test]
+    async fn one_that_failed_is_avoided_if_there_is_another() {
+        let writers = pool(&["a", "b"]);
+        let _busy: Vec<_> = (0..3).map(|_| writers.take()).collect();
+        let failing = writers.take();
+        assert_eq!(address(&failing), "b");
+        failing.failed();
+        assert_eq!(address(&writers.take()), "a");
+        let single = pool(&["a"]);
+        single.take().failed();
+        assert_eq!(address(&single.take()), "a");
+    }
+
+    #[tokio::test]
+    async fn those_that_a_name_gains_and_loses_are_followed() {
+        let writers = pool(&["10.0.0.1:5", "fixed:5"]);
+        let found = ["10.0.0.2:5".to_owned()];
+        assert_eq!(writers.update(&found), found);
+        writers.add(writer("10.0.0.2:5"));
+        assert!(writers.update(&found).is_empty());
+        let taken: Vec<_> = (0..4).map(|_| writers.take()).collect();
+        assert!(taken.iter().all(|taken| address(taken) != "10.0.0.1:5"));
+        // What cannot be looked up any more may still answer.
+        let alone = pool(&["10.0.0.1:5"]);
+        assert!(alone.update(&[]).is_empty());
+        assert_eq!(address(&alone.take()), "10.0.0.1:5");
+    }
+}
