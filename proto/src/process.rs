@@ -50,8 +50,10 @@ const DEFAULT_FILTER: &str =
 /// Logs to stderr, human on a terminal and JSON otherwise, filtered by
 /// `TIDEWATER_LOG` (default `info`).
 pub fn init_logging() {
-    let filter =
-        EnvFilter::try_from_env("TIDEWATER_LOG").unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
+    let asked = std::env::var("TIDEWATER_LOG").ok().filter(|filter| !filter.is_empty());
+    let filter = asked
+        .and_then(|filter| EnvFilter::try_new(filter).ok())
+        .unwrap_or_else(|| EnvFilter::new(DEFAULT_FILTER));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     if std::io::stderr().is_terminal() {
         builder.with_target(false).init();
