@@ -113,6 +113,11 @@ async fn identify(
     .await;
     let answer = match answer {
         Ok(Ok(answer)) => answer.into_inner(),
+        // Since TLS 1.3 a client learns only after its handshake that it should
+        // have shown a certificate.
+        Ok(Err(status)) if is_about_tls(&status) => {
+            return Err(untrusted(service, address, &status));
+        }
         Ok(Err(status)) => {
             return refuse(
                 format!("what listens at {address} is no {service} ({})", status.message()),

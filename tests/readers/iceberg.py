@@ -87,10 +87,13 @@ def read(catalog, request):
 
 
 def footers(table, files):
-    """The schema in the data files' footers: that of the first, and it must be
-    the others'. A table without files has none."""
+    """The schema in the footers of the data files that came last, which must be
+    the same in all of them: older ones may be of an older schema. A table without
+    files has none."""
     schemas = []
-    for _, file in files[:20]:
+    last = max((entry.sequence_number or 0 for entry, _ in files), default=0)
+    newest = [file for entry, file in files if (entry.sequence_number or 0) == last]
+    for file in newest[:20]:
         with table.io.new_input(file.file_path).open() as stream:
             schemas.append(reader.schema_of(parquet.ParquetFile(stream)))
     if any(schema != schemas[0] for schema in schemas):
