@@ -3,11 +3,13 @@
 
 mod doubt;
 mod handoff;
+mod heavy;
 mod kill;
 mod kinds;
 mod random;
 mod refusals;
 mod reload;
+mod seeds;
 mod strict;
 
 use tests::follow::{Followed, Into};

@@ -110,6 +110,21 @@ pub fn lake_equals_source(
     project: &Project,
     streams: &[&str],
 ) -> Result<()> {
+    lake_equals_source_by(
+        &[IcebergEngine::DuckDb, IcebergEngine::ClickHouse],
+        warehouse,
+        project,
+        streams,
+    )
+}
+
+/// The same, by these engines.
+pub fn lake_equals_source_by(
+    engines: &[IcebergEngine],
+    warehouse: &Warehouse,
+    project: &Project,
+    streams: &[&str],
+) -> Result<()> {
     let expected = relations(project, streams)?;
     let names: Vec<String> = expected
         .iter()
@@ -118,7 +133,7 @@ pub fn lake_equals_source(
         })
         .collect();
     let mut faults = Vec::new();
-    for engine in [IcebergEngine::DuckDb, IcebergEngine::ClickHouse] {
+    for &engine in engines {
         let tables = engine.read(&warehouse.client(), &names)?;
         for (stream, table) in expected.iter().zip(&tables) {
             let kinds: Vec<String> = stream.columns.iter().map(iceberg_type).collect();

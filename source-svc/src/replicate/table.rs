@@ -96,7 +96,7 @@ pub struct Followed {
     pub lost: bool,
     /// What it was when the position was reached; empty: unknown.
     pub shape: String,
-    /// The log told of a TRUNCATE, of the table as it lacked it.
+    /// The log told of a TRUNCATE, and what came before it stays.
     pub was_truncated: bool,
     /// What came before a TRUNCATE stays.
     log: bool,
@@ -271,8 +271,8 @@ impl Followed {
 
     /// Everything that the table had is gone, and what came before with it.
     pub fn truncate(&mut self) {
-        self.was_truncated = true;
         if self.log {
+            self.was_truncated = true;
             self.changes.truncated = true;
             return;
         }
