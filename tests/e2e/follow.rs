@@ -8,5 +8,6 @@ mod kinds;
 mod random;
 mod refusals;
 mod reload;
+mod soft;
 
 use tests::follow::{Followed, Into};
