@@ -164,7 +164,7 @@ fn one_lost_table_does_not_keep_the_others() -> Result<()> {
         let tables = [T, "public.other"];
         capture.open("tables_lost", &tables)?;
         database.psql(
-            "INSERT INTO other VALUES (1); UPDATE t SET n = 1; INSERT INTO t VALUES (2, 0, 'y');
+            "INSERT INTO other VALUES (1); UPDATE t SET id = 9; INSERT INTO t VALUES (2, 0, 'y');
              INSERT INTO other VALUES (2)",
         )?;
         let run = capture.run("tables_lost", &tables, |_| ())?;
