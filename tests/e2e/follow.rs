@@ -10,6 +10,7 @@ mod random;
 mod refusals;
 mod reload;
 mod seeds;
+mod soft;
 mod strict;
 
 use tests::follow::{Followed, Into};

@@ -198,19 +198,18 @@ impl Sync<'_> {
             if self.tables[index].lost.is_some() {
                 continue;
             }
-            if self.tables[index].is_log() && table.truncated {
+            let (namespace, name) = (table.namespace.clone(), table.name.clone());
+            let staged = self.staged(&load_id, index, table)?;
+            if self.tables[index].is_log() && staged.truncated {
                 log::note_truncate(&self.tables[index], &position, &self.context.progress);
-                if table.staged.is_empty() {
+                if staged.chunks.is_empty() {
                     continue;
                 }
-            } else if table.truncated && table.staged.is_empty() {
-                // What is to take the place of its content must be staged.
-                let reason = "it was truncated".to_owned();
-                let (namespace, name) = (table.namespace, table.name);
+            }
+            if let Some(reason) = staged.lost() {
                 self.lose(call, TableLost { namespace, name, reason })?;
                 continue;
             }
-            let staged = self.staged(&load_id, index, table)?;
             let request = changes::commit(&self.context, &self.tables[index], &staged, &position);
             commits.push((staged, index, request));
         }
