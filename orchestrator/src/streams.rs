@@ -116,6 +116,9 @@ pub struct Selection {
     /// As in destination.json, for this stream.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_unrepresentable: Option<String>,
+    /// As in destination.json, for this stream.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delete_mode: Option<String>,
     /// Keys of other versions.
     #[serde(flatten)]
     pub extra: Map<String, Value>,

@@ -3,11 +3,14 @@
 
 mod doubt;
 mod handoff;
+mod heavy;
 mod kill;
 mod kinds;
 mod random;
 mod refusals;
 mod reload;
+mod seeds;
+mod soft;
 mod strict;
 
 use tests::follow::{Followed, Into};

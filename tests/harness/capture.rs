@@ -15,11 +15,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use arrow::array::{Array, RecordBatch, StringArray};
+use arrow::array::{Array, BinaryArray, RecordBatch, StringArray};
 use arrow::compute::concat_batches;
 use arrow::util::display::array_value_to_string;
 use prost::Message;
 use proto::Fault;
+use proto::columns::{UNCHANGED, unchanged};
 use proto::v1::source_client::SourceClient;
 use proto::v1::{
     CloseLoadRequest, ConfirmRequest, IntervalStaged, LoadStream, OpenCaptureRequest,
@@ -43,7 +44,9 @@ use writer::{Kept, Staged};
 const QUIET: Duration = Duration::from_secs(1);
 
 /// Columns of a change that are not its row's.
-pub const RESERVED: usize = 3;
+pub fn reserved(batch: &RecordBatch) -> usize {
+    3 + usize::from(batch.schema().fields()[3].metadata().contains_key(UNCHANGED))
+}
 
 /// Puts the token on every call.
 #[derive(Clone)]
@@ -333,13 +336,13 @@ impl Run {
     /// A table's changes: operation, then `column=value` of what is not null.
     pub fn rows(&self, table: &str) -> Result<Vec<String>> {
         let Some(staged) = self.staged.get(table) else { return Ok(Vec::new()) };
-        rows(&together(staged)?, RESERVED, true)
+        changes(&together(staged)?)
     }
 
     /// As [`Run::rows`], interval by interval, of those that have any.
     pub fn intervals_of(&self, table: &str) -> Result<Vec<Vec<String>>> {
         let staged = self.staged.get(table).into_iter().flatten();
-        staged.map(|one| rows(&together(std::slice::from_ref(one))?, RESERVED, true)).collect()
+        staged.map(|one| changes(&together(std::slice::from_ref(one))?)).collect()
     }
 
     /// A table's changes as one batch.
@@ -352,6 +355,21 @@ impl Run {
         let name = |lost: &&TableLost| format!("{}.{}", lost.namespace, lost.name) == table;
         self.lost.iter().find(name).map(|lost| lost.reason.as_str())
     }
+}
+
+/// Changes as texts; of an UPDATE, the columns that it does not carry follow:
+/// "v?".
+fn changes(batch: &RecordBatch) -> Result<Vec<String>> {
+    let reserved = reserved(batch);
+    let mut rows = rows(batch, reserved, true)?;
+    let bits = batch.column(3).as_any().downcast_ref::<BinaryArray>();
+    for (row, text) in rows.iter_mut().enumerate().filter(|(_, text)| text.starts_with('u')) {
+        let Some(bits) = bits.filter(|_| reserved > 3) else { continue };
+        for place in unchanged(bits.value(row)) {
+            text.push_str(&format!(" {}?", batch.schema().field(reserved + place).name()));
+        }
+    }
+    Ok(rows)
 }
 
 /// Rows as texts: the columns from `from` on that are not null; before them, if

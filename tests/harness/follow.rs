@@ -104,8 +104,24 @@ pub fn equals_source(project: &Project, streams: &[&str]) -> Result<()> {
 }
 
 /// Every stream equals its relation: Iceberg tables, by the engines that know
-/// equality deletes.
+/// equality deletes. `soft`: but for rows that are kept as deleted ones.
 pub fn lake_equals_source(
+    warehouse: &Warehouse,
+    project: &Project,
+    streams: &[&str],
+    soft: bool,
+) -> Result<()> {
+    lake_equals_source_by(
+        &[IcebergEngine::DuckDb, IcebergEngine::ClickHouse],
+        warehouse,
+        project,
+        streams,
+    )
+}
+
+/// The same, by these engines.
+pub fn lake_equals_source_by(
+    engines: &[IcebergEngine],
     warehouse: &Warehouse,
     project: &Project,
     streams: &[&str],
@@ -118,13 +134,13 @@ pub fn lake_equals_source(
         })
         .collect();
     let mut faults = Vec::new();
-    for engine in [IcebergEngine::DuckDb, IcebergEngine::ClickHouse] {
+    for &engine in engines {
         let tables = engine.read(&warehouse.client(), &names)?;
         for (stream, table) in expected.iter().zip(&tables) {
             let kinds: Vec<String> = stream.columns.iter().map(iceberg_type).collect();
             let told = engine.tells(&stream.rows, &kinds);
-            let compared = table
-                .rows
+            let live = if soft { without_deleted(&table.rows)? } else { table.rows.clone() };
+            let compared = live
                 .project(&stream.rows.columns)
                 .and_then(|rows| same_rows(&told, &rows, &stream.key));
             if let Err(error) = compared {
@@ -135,6 +151,13 @@ pub fn lake_equals_source(
     }
     ensure!(faults.is_empty(), "{}", faults.join("\n"));
     Ok(())
+}
+
+/// The rows that are not kept as deleted ones.
+fn without_deleted(rows: &Rows) -> Result<Rows> {
+    let [op, _] = places_of(rows)?;
+    let live = rows.rows.iter().filter(|row| row[op].as_str() != Some("d")).cloned();
+    Ok(Rows { columns: rows.columns.clone(), rows: live.collect() })
 }
 
 /// What the relations hold; [`Expected::key`] is what changes tell rows apart by.
@@ -239,6 +262,8 @@ pub struct Followed {
     pub project: Project,
     /// Where they lie; none: plain Parquet.
     pub lake: Option<Warehouse>,
+    /// Deleted rows are kept.
+    pub soft: bool,
 }
 
 impl Followed {
@@ -263,7 +288,16 @@ impl Followed {
                 Some(lake)
             }
         };
-        Ok(Followed { project, lake })
+        Ok(Followed { project, lake, soft: false })
+    }
+
+    /// Deleted rows are kept from now on.
+    pub fn keeping_deleted(mut self) -> Result<Followed> {
+        self.project.edit("destination.json", |destination| {
+            destination["writer"]["delete_mode"] = "soft".into();
+        })?;
+        self.soft = true;
+        Ok(self)
     }
 
     /// As [`Database::psql`].
@@ -280,7 +314,7 @@ impl Followed {
     pub fn equals(&self, streams: &[&str]) -> Result<()> {
         match &self.lake {
             None => equals_source(&self.project, streams),
-            Some(lake) => lake_equals_source(lake, &self.project, streams),
+            Some(lake) => lake_equals_source(lake, &self.project, streams, self.soft),
         }
     }
 

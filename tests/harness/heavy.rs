@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::compare::{Cell, Rows, same_rows};
 use crate::follow::{Followed, Into};
 use crate::iceberg::engine::Engine;
 use crate::postgres::Server;
@@ -19,8 +20,6 @@ pub fn many_tables(server: &Arc<Server>, tables: u32) -> Result<()> {
          FROM generate_series(1, {tables}) i \\gexec"
     );
     let followed = Followed::at(server, Into::Iceberg, "many", &sql)?;
-    let names: Vec<String> = (1..=tables).map(|i| format!("public.t{i}")).collect();
-    let names: Vec<&str> = names.iter().map(String::as_str).collect();
     followed.sync().context("the first sync")?;
     for change in [
         "UPDATE t%s SET v = 'changed' WHERE id = 2; DELETE FROM t%1$s WHERE id = 1",
@@ -36,7 +35,26 @@ pub fn many_tables(server: &Arc<Server>, tables: u32) -> Result<()> {
         ))?;
         followed.sync()?;
     }
-    followed.equals(&names)
+    // All are alike: asking PostgreSQL about each would take longer than the syncs.
+    let truth = followed.psql(&format!("SELECT id, v FROM t{tables} ORDER BY id"))?;
+    ensure!(truth == "2|changed\n3|\n4|new", "{truth}");
+    let lake = followed.lake.as_ref().context("an Iceberg table")?;
+    let table =
+        |i: u32| lake.table_of(&followed.project, "public", &format!("t{i}")).name().to_owned();
+    let names: Vec<String> = (1..=tables).map(table).collect();
+    let row = |id: &str, v: Option<&str>| {
+        vec![Cell::Text(id.to_owned()), v.map_or(Cell::Null, |v| Cell::Text(v.to_owned()))]
+    };
+    let columns = ["id".to_owned(), "v".to_owned()];
+    let expected = Rows {
+        columns: columns.to_vec(),
+        rows: vec![row("2", Some("changed")), row("3", None), row("4", Some("new"))],
+    };
+    for (name, read) in names.iter().zip(Engine::DuckDb.read(&lake.client(), &names)?) {
+        same_rows(&expected, &read.rows.project(&columns)?, &columns[..1])
+            .with_context(|| name.clone())?;
+    }
+    Ok(())
 }
 
 /// One transaction of so many rows: inserted, half of them updated, a tenth

@@ -19,6 +19,7 @@ use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 
 use crate::follow::{self, Followed, Into};
+use crate::iceberg::engine::Engine;
 use crate::moment;
 use crate::postgres::Server;
 use crate::run::{Project, Running, poll, signal};
@@ -26,11 +27,11 @@ use crate::watch;
 use crate::workload::{ALL_TABLES, MORE, SCHEMA, Workload};
 
 /// Syncs that are disturbed.
-const ROUNDS: u32 = 3;
+const ROUNDS: u32 = 2;
 /// Tables of a seed.
 const FOLLOWED: usize = 6;
 /// Transactions of each session in a round.
-const TRANSACTIONS: u32 = 40;
+const TRANSACTIONS: u32 = 60;
 
 /// Who is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +51,8 @@ pub fn run(server: &Arc<Server>, seed: u64, may_crash: bool) -> Result<Duration>
     let started = Instant::now();
     let mut random = StdRng::seed_from_u64(seed);
     let into = if seed.is_multiple_of(2) { Into::Parquet } else { Into::Iceberg };
+    // ClickHouse takes longer than all the rest.
+    let engine = if seed % 8 == 1 { Engine::ClickHouse } else { Engine::DuckDb };
     let mut tables = ALL_TABLES.to_vec();
     tables.shuffle(&mut random);
     tables.truncate(FOLLOWED);
@@ -57,7 +60,7 @@ pub fn run(server: &Arc<Server>, seed: u64, may_crash: bool) -> Result<Duration>
         let followed =
             Followed::at(server, into, &format!("seed_{seed}"), &format!("{SCHEMA}{MORE}"))?;
         followed.select(&tables)?;
-        Seed { followed, random, tables: tables.clone(), may_crash }.rounds(seed)
+        Seed { followed, random, tables: tables.clone(), engine, may_crash }.rounds(seed)
     };
     seeded().with_context(|| {
         format!(
@@ -74,6 +77,8 @@ struct Seed {
     followed: Followed,
     random: StdRng,
     tables: Vec<&'static str>,
+    /// Who reads Iceberg tables.
+    engine: Engine,
     may_crash: bool,
 }
 
@@ -185,8 +190,13 @@ impl Seed {
         followed.psql(&left)?;
         followed.psql(&workload.transactions(5))?;
         followed.project.discover()?;
-        followed.sync_equals(&self.tables)?;
-        Ok(())
+        followed.sync()?;
+        match &followed.lake {
+            None => followed.equals(&self.tables),
+            Some(lake) => {
+                follow::lake_equals_source_by(&[self.engine], lake, &followed.project, &self.tables)
+            }
+        }
     }
 
     /// What is left of a seed would hold the log of all that follow.

@@ -44,6 +44,7 @@ fn table(partition_regex: &str) -> Table {
         normalization: true,
         partition_regex: partition_regex.into(),
         stream: "public.t".into(),
+        soft_deletes: false,
     }
 }
 

@@ -1,12 +1,15 @@
 //! What a stream says of each of its rows, in columns before those of the source:
-//! `_op_type`, `_cdc_timestamp`, `_cdc_lsn`.
+//! `_op_type`, `_cdc_timestamp`, `_cdc_lsn`; and, where a change need not carry
+//! all of its row, which values it lacks.
 //!
 //! Known by their place and not only by their names, which a source's columns
 //! may have as well.
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, RecordBatch, StringArray, new_null_array};
+use arrow::array::{
+    Array, ArrayRef, AsArray, BinaryArray, RecordBatch, StringArray, new_null_array,
+};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use proto::v1::StageRequest;
 use proto::v1::stage_request::Kind;
@@ -54,10 +57,42 @@ fn columns() -> [(&'static str, DataType); 3] {
     [(OP_TYPE, DataType::Utf8), (CDC_TIMESTAMP, utc_microseconds()), (CDC_LSN, DataType::Utf8)]
 }
 
-/// The three columns of a stream.
+/// Place of the column that says what a change lacks.
+pub const UNCHANGED: usize = 3;
+
+/// How many columns come before those of the source.
+pub fn reserved(sent: &Schema) -> usize {
+    let lacking = sent.fields().get(UNCHANGED).is_some_and(|field| {
+        field.metadata().contains_key(proto::columns::UNCHANGED)
+            && *field.data_type() == DataType::Binary
+    });
+    UNCHANGED + usize::from(lacking)
+}
+
+/// What the changes of a batch lack, if any can.
+pub fn unchanged(sent: &RecordBatch) -> Option<&BinaryArray> {
+    let known = reserved(&sent.schema()) > UNCHANGED;
+    known.then(|| sent.column(UNCHANGED).as_binary_opt()).flatten()
+}
+
+/// Rows of a batch that are to be and lack values. (One that is gone is its key.)
+pub fn unresolved(sent: &RecordBatch) -> u64 {
+    let (Some(unchanged), Some(ops)) = (unchanged(sent), sent.column(0).as_string_opt::<i32>())
+    else {
+        return 0;
+    };
+    if unchanged.null_count() == unchanged.len() {
+        return 0;
+    }
+    let lacks = |row: &usize| unchanged.is_valid(*row) && ops.value(*row) != "d";
+    (0..sent.num_rows()).filter(lacks).count() as u64
+}
+
+/// The columns of a stream.
 #[derive(Debug)]
 pub struct RowMetadata {
     source: SchemaRef,
+    reserved: usize,
 }
 
 impl RowMetadata {
@@ -79,9 +114,10 @@ impl RowMetadata {
                 "with row_metadata, data begins with the columns {expected:?}"
             )));
         }
-        let fields = sent.fields()[expected.len()..].to_vec();
+        let reserved = reserved(sent);
+        let fields = sent.fields()[reserved..].to_vec();
         let source = Schema::new_with_metadata(fields, sent.metadata().clone());
-        Ok(Some(RowMetadata { source: Arc::new(source) }))
+        Ok(Some(RowMetadata { source: Arc::new(source), reserved }))
     }
 
     /// The columns of the source.
@@ -94,7 +130,7 @@ impl RowMetadata {
         &self,
         sent: &RecordBatch,
     ) -> Result<(RecordBatch, Option<[ArrayRef; 3]>), WriterError> {
-        let columns: Vec<_> = (3..sent.num_columns()).collect();
+        let columns: Vec<_> = (self.reserved..sent.num_columns()).collect();
         let batch = sent
             .project(&columns)
             .map_err(WriterError::arrow("taking the source's columns of a batch"))?;

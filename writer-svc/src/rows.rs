@@ -23,7 +23,7 @@ use crate::iceberg::positions;
 use crate::layout::Layout;
 use crate::partition::Split;
 use crate::reduce::{Reducer, Scope};
-use crate::row_metadata::{RowMetadata, Said};
+use crate::row_metadata::{self, RowMetadata, Said};
 use crate::spill::PartitionSorter;
 use crate::target::{self, Staging};
 
@@ -88,9 +88,14 @@ impl Changes {
         let rows = StageRequest { kind: Kind::Data.into(), row_metadata: true, ..request.clone() };
         let rows = Rows::begin(rows, sent, options)?;
         let key = request.table.as_ref().map(|table| table.key_columns.as_slice());
-        let deletes = rows.deletes;
+        let (deletes, soft) =
+            (rows.deletes, request.table.as_ref().is_some_and(|table| table.soft_deletes));
         let reducer = Reducer::new(
-            if deletes { Scope::Stream } else { Scope::Transaction },
+            match (deletes, soft) {
+                (true, false) => Scope::Stream,
+                (true, true) => Scope::Kept,
+                (false, _) => Scope::Transaction,
+            },
             Arc::clone(sent),
             key.unwrap_or_default(),
             rows.encoder.scratch(),
@@ -144,6 +149,8 @@ pub struct Rows {
     sorted: Option<(Box<dyn Split>, PartitionSorter)>,
     /// Rows taken so far.
     pushed: usize,
+    /// Rows among them that lack values.
+    unresolved: u64,
     /// Whether the destination can delete rows.
     deletes: bool,
 }
@@ -186,7 +193,16 @@ impl Rows {
         let encoder =
             Encoder::new(stage, layout.schema(), target.max_file_bytes(), row_group_bytes);
         let deletes = target.takes(Kind::EqualityDeletes);
-        Ok(Rows { request, layout, row_metadata, encoder, sorted, pushed: 0, deletes })
+        Ok(Rows {
+            request,
+            layout,
+            row_metadata,
+            encoder,
+            sorted,
+            pushed: 0,
+            unresolved: 0,
+            deletes,
+        })
     }
 
     fn push(&mut self, sent: &RecordBatch) -> Result<(), WriterError> {
@@ -195,7 +211,10 @@ impl Rows {
         }
         self.pushed += sent.num_rows();
         let (source, metadata) = match &self.row_metadata {
-            Some(row_metadata) => row_metadata.split(sent)?,
+            Some(metadata) => {
+                self.unresolved += row_metadata::unresolved(sent);
+                metadata.split(sent)?
+            }
             None => (sent.clone(), None),
         };
         let batch = self.layout.apply(&source, metadata)?;
@@ -220,6 +239,8 @@ impl Rows {
                 self.encoder.write(&partition, &batch)?;
             }
         }
-        self.encoder.finish()?.seal(&self.request)
+        let mut staged = self.encoder.finish()?.seal(&self.request)?;
+        staged.unresolved = self.unresolved;
+        Ok(staged)
     }
 }

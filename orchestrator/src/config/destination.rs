@@ -23,6 +23,8 @@ pub struct DestinationFile {
     pub normalization: bool,
     /// For streams that do not say themselves.
     pub on_unrepresentable: OnUnrepresentable,
+    /// For streams that do not say themselves: a deleted row stays as such.
+    pub soft_deletes: bool,
     /// "host:port" of `server_host` and `grpc_port`, when a port is set.
     pub writer_address: Option<String>,
     /// Whether that address is on this machine.
@@ -181,6 +183,7 @@ fn build(
         kind,
         normalization: writer["normalization"].as_bool().unwrap_or(false),
         on_unrepresentable: on_unrepresentable(text(writer, "on_unrepresentable")),
+        soft_deletes: text(writer, "delete_mode") == Some(SOFT),
         writer_address,
         writer_is_loopback: is_loopback(host),
         default_database: text(writer, "iceberg_db")
@@ -278,6 +281,9 @@ fn absolute(key: &str, path: &str) -> Result<String, ConfigFault> {
         .into_string()
         .map_err(|_| fault("lies in a directory whose name is no UTF-8".to_owned()))
 }
+
+/// The `delete_mode` that keeps deleted rows.
+pub const SOFT: &str = "soft";
 
 /// The policy by its word; absent: null.
 pub fn on_unrepresentable(word: Option<&str>) -> OnUnrepresentable {

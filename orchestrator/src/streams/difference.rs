@@ -63,6 +63,7 @@ fn selection_differs(old: &Selection, new: &Selection) -> bool {
         || old.filter_config != new.filter_config
         || old.selected_columns != new.selected_columns
         || old.on_unrepresentable != new.on_unrepresentable
+        || old.delete_mode != new.delete_mode
 }
 
 fn stream_differs(old: Option<&Stream>, new: Option<&Stream>) -> bool {

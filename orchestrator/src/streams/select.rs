@@ -7,7 +7,7 @@ use proto::v1::{Column, Filter, Incremental, LoadStream, Table};
 
 use super::{Catalog, Selection, Stream, SyncMode, TypeSchema, filter, naming};
 use crate::cli::Flags;
-use crate::config::destination::{self, DestinationFile};
+use crate::config::destination::{self, DestinationFile, Kind};
 use crate::config::source::SourceFile;
 use crate::config::{ConfigError, ConfigFault};
 
@@ -151,7 +151,15 @@ fn select(
             .into_iter()
             .for_each(&mut *fault);
     }
-    let table = table(stream, selection, normalization, source, destination);
+    let append_mode = selection.append_mode.unwrap_or(false);
+    let mut table = table(stream, selection, normalization, source, destination);
+    let soft = match selection.delete_mode.as_deref() {
+        Some(mode) => mode == destination::SOFT,
+        None => destination.soft_deletes,
+    };
+    // Elsewhere a deletion is a row in any case, or is not seen.
+    let upserts = sync_mode == SyncMode::Cdc && destination.kind == Kind::Iceberg && !append_mode;
+    table.soft_deletes = soft && upserts;
     let policy = selection.on_unrepresentable.as_deref();
     let policy = match policy {
         Some(_) => destination::on_unrepresentable(policy),
@@ -163,7 +171,7 @@ fn select(
         sync_mode,
         cursor_field,
         normalization,
-        append_mode: selection.append_mode.unwrap_or(false),
+        append_mode,
         load: LoadStream {
             namespace: stream.namespace.clone(),
             name: stream.name.clone(),
@@ -315,6 +323,7 @@ fn table(
         normalization,
         partition_regex: selection.partition_regex.clone(),
         stream: stream.id(),
+        soft_deletes: false,
     }
 }
 
@@ -345,7 +354,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::config::destination::Kind;
     use crate::streams::tests::SAMPLE;
 
     fn source() -> SourceFile {
@@ -366,6 +374,7 @@ mod tests {
             kind: Kind::LocalParquet,
             normalization: true,
             on_unrepresentable: OnUnrepresentable::Fail,
+            soft_deletes: false,
             writer_address: None,
             writer_is_loopback: true,
             default_database: String::new(),

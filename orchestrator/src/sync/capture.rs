@@ -10,6 +10,7 @@ use proto::lsn::Lsn;
 use proto::v1::{CaptureTable, ErrorCode, LoadStream, OpenCaptureRequest, OpenCaptureResponse};
 use serde::Serialize;
 
+use super::changes;
 use super::follow::{Doubt, Known, Log, judge};
 use super::position::{Origin, Position};
 use super::resume::Action;
@@ -83,6 +84,8 @@ impl Sync<'_> {
         let streams = captured.iter().map(|&at| self.tables[at].stream.load.clone()).collect();
         let answer = open(&self.context, method, streams).await?;
         let (capture, tables) = checked(answer, method, captured.len())?;
+        let seen = captured.iter().zip(&tables).map(|(&at, seen)| (&self.tables[at].stream, seen));
+        changes::demand_whole_rows(seen)?;
         self.context.progress.note(&capture.held.line(capture.slot()));
         for (at, seen) in captured.into_iter().zip(tables) {
             self.see(at, seen, &capture)?;
@@ -98,7 +101,8 @@ impl Sync<'_> {
             table.stream.table.key_columns = seen.identity.clone();
         }
         // How it looks now is compared by the source, at the end, with how it was.
-        table.seen = Some(CaptureTable { shape: String::new(), ..seen });
+        let toastable = Vec::new();
+        table.seen = Some(CaptureTable { shape: String::new(), toastable, ..seen });
         table.settings = Settings::of_table(&self.run, self.context.destination, table);
         let (namespace, name) = (&table.stream.namespace, &table.stream.name);
         let state = self.keeper.state();

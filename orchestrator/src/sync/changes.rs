@@ -9,7 +9,9 @@
 //! | either | the sync_mode strict_cdc | every change as a row | APPEND |
 //!
 //! After a TRUNCATE what is staged is all that the table holds: REPLACE. A log
-//! (strict_cdc) keeps what was before.
+//! (strict_cdc) keeps what was before. Rows of which a value is not known cannot be
+//! committed: the table is loaded anew, and where that would lose what it is kept
+//! for, it is demanded before that there can be none.
 
 use std::collections::BTreeMap;
 
@@ -18,11 +20,14 @@ use proto::Fault;
 use proto::v1::commit_request::Mode;
 use proto::v1::destination::Kind as Destination;
 use proto::v1::stage_request::Kind;
-use proto::v1::{CommitRequest, CommitResponse, ErrorCode, StageRequest, StagedChunk, StagedTable};
+use proto::v1::{
+    CaptureTable, CommitRequest, CommitResponse, ErrorCode, StageRequest, StagedChunk, StagedTable,
+};
 
 use super::position::Position;
 use super::{Context, TableRun, Unrepresentable};
 use crate::state::Run;
+use crate::streams::SelectedStream;
 
 /// What an interval staged of one table.
 #[derive(Clone, Debug, Default)]
@@ -32,6 +37,8 @@ pub struct Staged {
     pub load_id: String,
     /// Nothing of what the table held before is left.
     pub truncated: bool,
+    /// Rows that lack a value.
+    pub unresolved: u64,
     pub unrepresentable: Unrepresentable,
 }
 
@@ -58,13 +65,61 @@ impl Staged {
         for count in table.unrepresentable {
             *unrepresentable.entry(count.column).or_default() += count.values;
         }
-        let load_id = load_id.to_owned();
-        Ok(Staged { chunks, load_id, truncated: table.truncated, unrepresentable })
+        let (load_id, truncated) = (load_id.to_owned(), table.truncated);
+        let unresolved = chunks.iter().map(|chunk| chunk.unresolved).sum();
+        Ok(Staged { chunks, load_id, truncated, unresolved, unrepresentable })
+    }
+
+    /// Why it cannot be committed.
+    pub fn lost(&self) -> Option<String> {
+        if self.truncated && self.chunks.is_empty() {
+            // What is to take the place of its content must be staged.
+            return Some("it was truncated".to_owned());
+        }
+        (self.unresolved > 0).then(|| {
+            format!(
+                "{} rows were changed beside a large value that was left as it was, and the log \
+                 does not say what it is (REPLICA IDENTITY FULL would)",
+                self.unresolved
+            )
+        })
     }
 
     fn rows(&self) -> u64 {
         self.chunks.iter().map(|chunk| chunk.rows).sum()
     }
+}
+
+/// Demands, of tables whose rows are a history, that every change carries its
+/// whole row: what it lacks is nowhere to be found, and a load ends the history.
+pub fn demand_whole_rows<'a>(
+    seen: impl Iterator<Item = (&'a SelectedStream, &'a CaptureTable)>,
+) -> Result<(), Fault> {
+    let lacking = seen.filter(|(stream, seen)| {
+        stream.append_mode && !seen.full && !seen.identity.is_empty() && !seen.toastable.is_empty()
+    });
+    let (mut found, mut remedies) = (Vec::new(), Vec::new());
+    for (stream, seen) in lacking {
+        found.push(format!("{} ({})", stream.id(), seen.toastable.join(", ")));
+        let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
+        let (namespace, name) = (quoted(&stream.namespace), quoted(&stream.name));
+        remedies.push(format!("ALTER TABLE {namespace}.{name} REPLICA IDENTITY FULL;"));
+    }
+    if found.is_empty() {
+        return Ok(());
+    }
+    let message = format!(
+        "with append_mode every change must carry its whole row, and an UPDATE that leaves a large \
+         value as it was does not, unless the replica identity is FULL; these tables have columns \
+         that may hold such values: {}",
+        found.join("; ")
+    );
+    let remedy = format!(
+        "run at the source: {}\n  → or leave those columns out by selected_columns, or take \
+         append_mode away",
+        remedies.join(" ")
+    );
+    Err(Fault::new(ErrorCode::InvalidConfig, message).remedy(remedy))
 }
 
 /// Whether changes are told apart by their rows' identity; else each is a row of

@@ -116,14 +116,7 @@ impl Sync<'_> {
                     self.context.progress.streamed(read.rows, read.bytes);
                 }
                 Some(Event::Staged(staged)) => self.settle(capture, &mut call, staged).await?,
-                Some(Event::Lost(lost)) => {
-                    let table = &self.tables[call.index(&lost.namespace, &lost.name)?];
-                    if table.is_log() {
-                        let fault = log::lost(table, capture.slot(), &lost);
-                        return Err(Stop::Failed(Fault { transient: false, ..fault }));
-                    }
-                    self.lose(&call, lost)?;
-                }
+                Some(Event::Lost(lost)) => self.lose(capture, &call, lost)?,
                 Some(Event::Finished(finished)) => {
                     let to = end(&finished.to)?;
                     self.remember_shapes(&call, finished.shapes)?;
@@ -198,19 +191,18 @@ impl Sync<'_> {
             if self.tables[index].lost.is_some() {
                 continue;
             }
-            if self.tables[index].is_log() && table.truncated {
+            let (namespace, name) = (table.namespace.clone(), table.name.clone());
+            let staged = self.staged(&load_id, index, table)?;
+            if self.tables[index].is_log() && staged.truncated {
                 log::note_truncate(&self.tables[index], &position, &self.context.progress);
-                if table.staged.is_empty() {
+                if staged.chunks.is_empty() {
                     continue;
                 }
-            } else if table.truncated && table.staged.is_empty() {
-                // What is to take the place of its content must be staged.
-                let reason = "it was truncated".to_owned();
-                let (namespace, name) = (table.namespace, table.name);
-                self.lose(call, TableLost { namespace, name, reason })?;
+            }
+            if let Some(reason) = staged.lost() {
+                self.lose(capture, call, TableLost { namespace, name, reason })?;
                 continue;
             }
-            let staged = self.staged(&load_id, index, table)?;
             let request = changes::commit(&self.context, &self.tables[index], &staged, &position);
             commits.push((staged, index, request));
         }
@@ -278,9 +270,13 @@ impl Sync<'_> {
 
     /// The table is not followed any more; the state knows before the slot is
     /// moved past what it lacks.
-    fn lose(&mut self, call: &Call, lost: TableLost) -> Result<(), Fault> {
+    fn lose(&mut self, capture: &Capture, call: &Call, lost: TableLost) -> Result<(), Fault> {
         let index = call.index(&lost.namespace, &lost.name)?;
         let table = &mut self.tables[index];
+        if table.is_log() {
+            let fault = log::lost(table, capture.slot(), &lost);
+            return Err(Fault { transient: false, ..fault });
+        }
         table.times_lost += 1;
         if table.times_lost > RELOADS {
             return Err(Fault::new(

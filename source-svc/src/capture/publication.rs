@@ -356,6 +356,7 @@ mod tests {
             type_modifier: -1,
             delimiter: b',',
             generated: String::new(),
+            toastable: false,
         };
         Table {
             stream: Stream {

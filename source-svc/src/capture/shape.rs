@@ -3,7 +3,8 @@
 //!
 //! ```text
 //! <files>-<columns>-<count>
-//! files:   of every partition, the file that it is in      rewritten, truncated, attached, detached
+//! files:   of every partition, the file that it is in,     rewritten, truncated, attached, detached
+//!          and since when it is one
 //! columns: names, types, and what rows read that are older  ADD COLUMN … DEFAULT, renamed, dropped
 //! count:   UPDATEs and DELETEs so far                       of tables whose are not published
 //! ```
@@ -31,8 +32,10 @@ impl Shape {
         format!("{}-{}-{}", self.files, self.columns, self.count)
     }
 
-    /// What may have changed since a shape that was told; `None`: nothing.
-    /// `truncated`: the log told of a TRUNCATE, which gives a table new files.
+    /// What may have changed since a shape that was told; `None`: nothing. A
+    /// TRUNCATE, which the log tells of, gives a table new files, too: whether it
+    /// was rewritten besides cannot be seen.
+    /// `truncated`: there was one, and rows of before do not matter.
     /// `keyless`: UPDATEs and DELETEs are not published.
     pub fn changed_since(
         &self,
@@ -47,8 +50,8 @@ impl Shape {
         }
         if files != Some(self.files.as_str()) && !truncated {
             return Some(
-                "it was rewritten (ALTER TABLE, VACUUM FULL), or a partition was truncated, \
-                 attached or detached, of which the log tells nothing",
+                "it was truncated or rewritten (ALTER TABLE, VACUUM FULL), or a partition was \
+                 truncated, attached or detached, of which the log does not tell all",
             );
         }
         if keyless && count != Some(self.count.as_str()) {
@@ -82,12 +85,14 @@ pub async fn of(
          SELECT p.nspname::text, p.relname::text, {}, {}, \
            coalesce(sum(s.n_tup_upd + s.n_tup_del), 0)::text \
          FROM part p LEFT JOIN pg_stat_all_tables s ON s.relid = p.oid \
+         LEFT JOIN pg_inherits i ON i.inhrelid = p.oid AND p.oid <> p.root \
          LEFT JOIN LATERAL (SELECT string_agg(format('%s %I %s %s %s', a.attnum, a.attname, \
              a.atttypid, a.atttypmod, a.attmissingval::text), ',' ORDER BY a.attnum) AS text \
            FROM pg_attribute a \
            WHERE a.attrelid = p.oid AND a.attnum > 0 AND NOT a.attisdropped) columns ON true \
          GROUP BY p.root, p.nspname, p.relname",
-        hash("format('%s %s', p.oid, pg_relation_filenode(p.oid))"),
+        // The row of pg_inherits is another one after a DETACH and an ATTACH.
+        hash("format('%s %s %s', p.oid, pg_relation_filenode(p.oid), i.xmin)"),
         hash("columns.text")
     );
     let doing = "looking at what the tables are stored in";

@@ -50,6 +50,8 @@ pub struct Published {
     pub delimiter: u8,
     /// "s": stored and generated; "v": virtual; empty: neither.
     pub generated: String,
+    /// Its values may be stored apart from their rows.
+    pub toastable: bool,
 }
 
 impl Table {
@@ -62,7 +64,15 @@ impl Table {
             identity: self.identity.clone(),
             full: self.full,
             shape: String::new(),
+            toastable: self.toastable(),
         }
+    }
+
+    /// Columns of the stream whose values the log may leave out.
+    fn toastable(&self) -> Vec<String> {
+        let read = |name: &str| self.stream.columns.iter().any(|column| column.name == name);
+        let toastable = self.published.iter().filter(|column| column.toastable);
+        toastable.filter(|column| read(&column.name)).map(|column| column.name.clone()).collect()
     }
 }
 
@@ -280,7 +290,8 @@ async fn published(
              WHERE b.typtype = 'd') \
          SELECT a.attrelid, a.attname::text, a.atttypid, a.atttypmod, a.attgenerated::text, \
            (SELECT e.typdelim::text FROM base b JOIN pg_catalog.pg_type e ON e.oid = b.typelem \
-            WHERE b.type = a.atttypid AND b.typtype <> 'd') \
+            WHERE b.type = a.atttypid AND b.typtype <> 'd'), \
+           a.attlen = -1 AND a.attstorage <> 'p' \
          FROM pg_catalog.pg_attribute a \
          WHERE a.attrelid = ANY ($1) AND a.attnum > 0 AND NOT a.attisdropped \
          ORDER BY a.attrelid, a.attnum";
@@ -295,6 +306,7 @@ async fn published(
             type_modifier: row.get(3),
             delimiter: delimiter.and_then(|text| text.bytes().next()).unwrap_or(b','),
             generated: row.get(4),
+            toastable: row.get(6),
         });
     }
     Ok(all)
@@ -375,6 +387,7 @@ mod tests {
             type_modifier: -1,
             delimiter: b',',
             generated: generated.to_owned(),
+            toastable: false,
         };
         let table = Table {
             stream: stream(),

@@ -15,6 +15,7 @@
 //! nothing more of it is sent, and the others go on.
 
 pub mod confirm;
+mod exclusive;
 pub mod pgoutput;
 mod relation;
 mod spool;
@@ -29,7 +30,6 @@ use proto::lsn::Lsn;
 use proto::v1::replicate_response::Event;
 use proto::v1::{self, ReplicateResponse};
 use tokio::sync::mpsc;
-use tokio_postgres::error::SqlState;
 use tonic::Status;
 
 use crate::batch::Bounds;
@@ -65,8 +65,6 @@ const FINISHING: usize = 4;
 const POLL: Duration = Duration::from_millis(200);
 /// Between two progress messages.
 const PROGRESS_EVERY: Duration = Duration::from_millis(200);
-/// Of the advisory lock that one reader of a slot holds.
-const LOCK_CLASS: i32 = 0x7469_6465;
 
 /// Where events go.
 pub type Events = mpsc::Sender<Result<ReplicateResponse, Status>>;
@@ -156,7 +154,7 @@ impl<'a> Reader<'a> {
         let session = Session::open(config, "tidewater replicate").await?;
         check::require_version(&session)?;
         server::require(&session).await?;
-        exclude_others(&session, &request.slot, config).await?;
+        exclusive::exclude_others(&session, &request.slot, config).await?;
         slot::find(&session, &request.slot).await?.ok_or_else(|| slot::gone(&request.slot))?;
         let mut tables = capture::table::look(&session, &streams, &config.username).await?;
         let (publications, ..) = publication::ensure(&session, &names, &tables, false).await?;
@@ -495,28 +493,4 @@ enum Change<'a> {
     Update(Option<Tuple<'a>>, Tuple<'a>),
     Delete(Tuple<'a>),
     Truncate,
-}
-
-/// One reader of a slot at a time: two would stage the same changes.
-async fn exclude_others(session: &Session, slot: &str, config: &Config) -> Result<(), SourceError> {
-    // A reader whose client is gone should not hold it for longer than needed;
-    // a server that cannot look for that refuses the setting.
-    let _ = session.batch_execute("SET client_connection_check_interval = '5s'").await;
-    let lock = "SELECT pg_catalog.pg_advisory_lock($1, pg_catalog.hashtext($2))";
-    let Err(error) = session.execute(lock, &[&LOCK_CLASS, &slot]).await else { return Ok(()) };
-    if error.code() != Some(&SqlState::LOCK_NOT_AVAILABLE) {
-        let doing = format!("locking the replication slot {slot:?} against another sync");
-        return Err(SourceError::Postgres { doing, source: error });
-    }
-    let holder = "SELECT format('pid %s (user %s, application %s)', a.pid, a.usename, \
-           a.application_name) \
-         FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid \
-         WHERE l.locktype = 'advisory' AND l.granted AND l.classid = $1::int4::oid \
-           AND l.objid = pg_catalog.hashtext($2)::oid AND l.objsubid = 2";
-    let blockers = session.query(holder, &[&LOCK_CLASS, &slot]).await;
-    Err(SourceError::LockTimeout {
-        what: format!("the replication slot {slot:?}, which another sync reads,"),
-        waited: config.lock_timeout,
-        blockers: blockers.unwrap_or_default().iter().map(|row| row.get(0)).collect(),
-    })
 }

@@ -103,6 +103,7 @@ mod tests {
             type_modifier: -1,
             delimiter: b',',
             generated: String::new(),
+            toastable: false,
         };
         names.iter().map(column).collect()
     }

@@ -12,10 +12,11 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::{Field, Schema, SchemaRef};
+use arrow::datatypes::{Schema, SchemaRef};
 use bytes::Bytes;
 use prost::Message;
 use proto::Fault;
+use proto::columns::{UNCHANGED, unchanged_bits};
 use proto::lsn::Lsn;
 use proto::v1::{self, StageRequest};
 use tokio_util::task::AbortOnDropHandle;
@@ -96,13 +97,15 @@ pub struct Followed {
     pub lost: bool,
     /// What it was when the position was reached; empty: unknown.
     pub shape: String,
-    /// The log told of a TRUNCATE, of the table as it lacked it.
+    /// The log told of a TRUNCATE, and what came before it stays.
     pub was_truncated: bool,
     /// What came before a TRUNCATE stays.
     log: bool,
     writer: WriterAddress,
     stage: StageRequest,
     columns: Vec<Column>,
+    /// Of them, so many are not the row's.
+    reserved: usize,
     sources: Vec<Source>,
     /// Of the interval at hand.
     changes: Changes,
@@ -140,8 +143,15 @@ impl Followed {
         let mut columns: Vec<Column> = RESERVED
             .into_iter()
             .zip([Wire::Text, Wire::TimestampTz, Wire::Text])
-            .map(|(name, wire)| Column { field: reserved(name, &wire), wire, key: false })
+            .map(|(name, wire)| Column { field: wire.field(name, false), wire, key: false })
             .collect();
+        // Old rows that are whole say what an UPDATE leaves out.
+        if !table.full && !table.identity.is_empty() {
+            let field = Wire::Bytea.field("_unchanged", true);
+            let field = field.with_metadata([(UNCHANGED.to_owned(), String::new())].into());
+            columns.push(Column { field, wire: Wire::Bytea, key: false });
+        }
+        let reserved = columns.len();
         columns.extend(table.stream.decoder_columns().into_iter().map(|mut column| {
             column.key = table.identity.contains(column.field.name());
             column
@@ -168,6 +178,7 @@ impl Followed {
             writer: WriterAddress { address, token },
             stage,
             columns,
+            reserved,
             changes: Changes::default(),
         })
     }
@@ -218,7 +229,7 @@ impl Followed {
         let mut new = self.values(new)?;
         let old = old.map(|old| self.values(old)).transpose()?;
         let full = self.table.full;
-        let mut moved = false;
+        let (mut moved, mut left_out) = (false, None);
         for source in &self.sources {
             // What the old row carries for certain.
             let before =
@@ -226,18 +237,22 @@ impl Followed {
             let value = &mut new[source.place];
             match (*value, before) {
                 (Datum::Unchanged, Some(before @ Datum::Text(_))) => *value = before,
-                (Datum::Unchanged, _) => {
-                    return Err(Refused::Lost(format!(
-                        "an UPDATE left the large value of column {} as it was, and the log does \
-                         not say what it is (REPLICA IDENTITY FULL would)",
-                        source.name
-                    )));
-                }
+                (Datum::Unchanged, _) => left_out = Some(source),
                 _ => {}
             }
             if source.identity && before.is_some_and(|before| before != *value) {
                 moved = true;
             }
+        }
+        // What is left out is told of the row's own key only.
+        let unknown = left_out.filter(|source| moved || source.identity || !self.says_unchanged());
+        if let Some(source) = unknown {
+            return Err(Refused::Lost(format!(
+                "an UPDATE{} left the large value of column {} as it was, and the log does not say \
+                 what it is (REPLICA IDENTITY FULL would)",
+                if moved { " of the key" } else { "" },
+                source.name
+            )));
         }
         if moved && let Some(old) = &old {
             self.delete_row(transaction, old)?;
@@ -265,14 +280,19 @@ impl Followed {
         }
         self.append(b'd', transaction, |source| match source.identity || full {
             true => old[source.place],
-            false => Datum::Null,
+            false => Datum::Unchanged,
         })
+    }
+
+    /// Whether a change says what it does not carry.
+    fn says_unchanged(&self) -> bool {
+        self.reserved > RESERVED.len()
     }
 
     /// Everything that the table had is gone, and what came before with it.
     pub fn truncate(&mut self) {
-        self.was_truncated = true;
         if self.log {
+            self.was_truncated = true;
             self.changes.truncated = true;
             return;
         }
@@ -305,6 +325,7 @@ impl Followed {
         transaction: &Transaction,
         value: impl Fn(&Source) -> Datum<'a>,
     ) -> Result<(), Refused> {
+        let says_unchanged = self.says_unchanged();
         let row = &mut self.changes.pending;
         let start = row.len();
         // A table has 1,600 columns at most.
@@ -312,9 +333,21 @@ impl Followed {
         cell(row, &[op]);
         cell(row, &transaction.commit_time.to_be_bytes());
         cell(row, transaction.text.as_bytes());
+        if says_unchanged {
+            let unchanged = self.sources.iter().enumerate();
+            let unchanged = unchanged.filter(|(_, source)| value(source) == Datum::Unchanged);
+            match unchanged_bits(unchanged.map(|(at, _)| at)) {
+                none if none.is_empty() => row.extend((-1i32).to_be_bytes()),
+                bits => cell(row, &bits),
+            }
+        }
         for source in &self.sources {
             let wrong = match value(source) {
                 Datum::Null => {
+                    row.extend((-1i32).to_be_bytes());
+                    continue;
+                }
+                Datum::Unchanged if says_unchanged => {
                     row.extend((-1i32).to_be_bytes());
                     continue;
                 }
@@ -374,7 +407,7 @@ impl Followed {
 
     /// The decoder's schema, as a writer is told it.
     fn told(&self, schema: &Schema, database: &str) -> SchemaRef {
-        let (reserved, columns) = schema.fields().split_at(RESERVED.len());
+        let (reserved, columns) = schema.fields().split_at(self.reserved);
         let told = self.table.stream.told(&Schema::new(columns.to_vec()), database);
         let fields: Vec<_> = reserved.iter().chain(told.fields()).cloned().collect();
         Arc::new(Schema::new_with_metadata(fields, told.metadata().clone()))
@@ -473,12 +506,8 @@ async fn outcome(staged: AbortOnDropHandle<Result<Bytes, Fault>>) -> Result<Byte
     }
 }
 
-fn reserved(name: &str, wire: &Wire) -> Field {
-    wire.field(name, false)
-}
-
 fn cell(row: &mut Vec<u8>, value: &[u8]) {
-    // None of ours is longer than a position's text.
+    // None of ours is longer than a bit for each of 1,600 columns.
     row.extend((value.len() as u32).to_be_bytes());
     row.extend_from_slice(value);
 }

@@ -20,6 +20,7 @@ use std::sync::Arc;
 use futures::StreamExt;
 use proto::lsn::Lsn;
 use tokio_postgres::CopyOutStream;
+use tokio_postgres::error::SqlState;
 
 use crate::capture::{server, slot};
 use crate::connect::Session;
@@ -27,6 +28,9 @@ use crate::decode::frame::{self, Cell, Framed};
 use crate::error::SourceError;
 use crate::sql;
 use crate::tap::Copying;
+
+/// Of a window, however little room the server has.
+const LEAST_MESSAGES: i32 = 1_000;
 
 /// A reader of one slot's log.
 pub struct Log {
@@ -62,7 +66,20 @@ impl Log {
         let session = Arc::new(session);
         let mut log = Log { session, copy, publications, window, position: Lsn(0) };
         log.position = log.confirmed().await?;
+        log.window = log.window.min(log.affordable().await?);
         Ok(log)
+    }
+
+    /// Messages of a window that the server's temporary files have room for.
+    async fn affordable(&self) -> Result<i32, SourceError> {
+        let query = "SELECT setting::int8 FROM pg_settings WHERE name = 'temp_file_limit'";
+        let row = self.session.query_one(query, &[]).await;
+        let row = row.map_err(SourceError::postgres("reading temp_file_limit"))?;
+        // In kilobytes, which a message has less than on average; -1: no limit.
+        Ok(match row.get::<_, i64>(0) {
+            ..0 => i32::MAX,
+            kilobytes => i32::try_from(kilobytes).unwrap_or(i32::MAX).max(LEAST_MESSAGES),
+        })
     }
 
     /// Everything that ends at or before it has been read.
@@ -250,6 +267,15 @@ fn failed(source: tokio_postgres::Error) -> SourceError {
                      slot past the row (pg_replication_slot_advance); the next sync loads anew what \
                      missed something"
                 .to_owned(),
+        };
+    }
+    if source.code() == Some(&SqlState::CONFIGURATION_LIMIT_EXCEEDED) {
+        return SourceError::Capture {
+            what: format!("the server may not keep a large transaction in temporary files: {said}"),
+            remedy:
+                "raise temp_file_limit for our role (ALTER ROLE … SET temp_file_limit), or sync \
+                     without the slot: drop it, and the next sync loads anew"
+                    .to_owned(),
         };
     }
     SourceError::Postgres { doing: "reading the log".to_owned(), source }

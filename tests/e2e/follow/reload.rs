@@ -65,6 +65,10 @@ fn rows_that_change_without_an_event_are_loaded_anew() -> Result<()> {
         "ALTER TABLE t ALTER v TYPE text USING upper(v)",
         "ALTER TABLE t ADD COLUMN filled text DEFAULT 'x'; ALTER TABLE t DROP COLUMN filled",
         "TRUNCATE t; INSERT INTO t VALUES (2, 'after', 'x')",
+        // The new file is the TRUNCATE's, and then another one.
+        "TRUNCATE t; INSERT INTO t VALUES (2, 'after', 'x'), (3, 'more', 'y')",
+        "BEGIN; TRUNCATE t; INSERT INTO t VALUES (2, 'after', 'x'), (3, 'more', 'y'); COMMIT;
+         ALTER TABLE t ALTER v TYPE text USING upper(v) || '!'",
     ] {
         followed.psql(sql)?;
         followed.sync_equals(&STREAMS)?;
@@ -95,6 +99,9 @@ fn partitions_that_come_and_go_are_followed_by_a_load() -> Result<()> {
     assert_eq!(Followed::how(&outcome, "public.p")?, "followed");
     for sql in [
         "ALTER TABLE p ATTACH PARTITION p3 FOR VALUES FROM ('2024-03-01') TO ('2024-04-01')",
+        // In between, its rows are its own.
+        "ALTER TABLE p DETACH PARTITION p1; UPDATE p1 SET v = 'apart'; DELETE FROM p1 WHERE id = 9;
+         ALTER TABLE p ATTACH PARTITION p1 FOR VALUES FROM ('2024-01-01') TO ('2024-02-01')",
         "ALTER TABLE p DETACH PARTITION p2",
         "TRUNCATE p3; INSERT INTO p VALUES (7, '2024-03-09', 'after')",
         "DROP TABLE p3",

@@ -80,6 +80,7 @@ impl Changing {
             normalization: true,
             partition_regex: partition_regex.into(),
             stream: "public.t".into(),
+            soft_deletes: false,
         };
         Ok(Changing {
             warehouse,

@@ -1,0 +1,237 @@
+//! The changes of one bucket of keys, as far as they still count.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, RecordBatch};
+use arrow::compute::{interleave, interleave_record_batch};
+use arrow::datatypes::SchemaRef;
+use arrow::row::RowConverter;
+use proto::columns::{unchanged, unchanged_bits};
+
+use super::{Columns, Reduced, Scope};
+use crate::error::WriterError;
+use crate::naming::OP_TYPE;
+use crate::row_metadata;
+
+/// Bytes that a bucket may take before what is outdated is let go of.
+pub(super) const COMPACT_BYTES: usize = 16 << 20;
+/// The `_op_type` of a row that is new, and of one that is gone.
+const CREATED: &str = "c";
+const DELETED: &str = "d";
+/// Place of `_cdc_lsn`, which tells transactions apart.
+const LSN: usize = 2;
+
+/// A batch and a row of it.
+type Place = (usize, usize);
+
+/// Filled and reduced, again and again.
+pub(super) struct Bucket {
+    columns: Columns,
+    converter: RowConverter,
+    batches: Vec<RecordBatch>,
+    pub(super) bytes: usize,
+    compact_at: usize,
+    states: Vec<State>,
+    /// The state of each key's last change.
+    last: HashMap<Box<[u8]>, usize>,
+}
+
+/// What is known of a key; by transaction: of what one has made of it.
+struct State {
+    /// Its last change.
+    last: Place,
+    deleted: bool,
+    /// There was no row of it before the first change.
+    created: bool,
+    /// Columns that the last change does not carry, and the one that does;
+    /// `None`: none of this stream.
+    lacking: Vec<(usize, Option<Place>)>,
+}
+
+impl State {
+    /// The change that carries the column.
+    fn place(&self, column: usize) -> Option<Place> {
+        let lacking = self.lacking.iter().find(|(lacking, _)| *lacking == column);
+        lacking.map_or(Some(self.last), |(_, place)| *place)
+    }
+}
+
+impl Bucket {
+    pub(super) fn new(columns: Columns, converter: RowConverter) -> Self {
+        Bucket {
+            columns,
+            converter,
+            batches: Vec::new(),
+            bytes: 0,
+            compact_at: COMPACT_BYTES,
+            states: Vec::new(),
+            last: HashMap::new(),
+        }
+    }
+
+    pub(super) fn take(&mut self, batch: RecordBatch) -> Result<(), WriterError> {
+        let keys = self
+            .converter
+            .convert_columns(&self.columns.key_of(&batch))
+            .map_err(WriterError::arrow("reading the keys of changes"))?;
+        let ops = batch.column(0).as_string_opt::<i32>();
+        let ops = ops.ok_or_else(|| WriterError::BadData(format!("{OP_TYPE} is no text")))?;
+        let unchanged = row_metadata::unchanged(&batch);
+        // The new rows' transactions are compared with those of older ones.
+        let number = self.batches.len();
+        self.bytes += bytes_of(&batch);
+        self.batches.push(batch.clone());
+        for (row, key) in keys.iter().enumerate() {
+            let (last, op) = ((number, row), ops.value(row));
+            let (deleted, known) = (op == DELETED, self.last.get(key.as_ref()).copied());
+            let lacking = match unchanged.filter(|bits| bits.is_valid(row)) {
+                Some(bits) if !deleted || self.columns.scope == Scope::Kept => {
+                    self.lacking(bits.value(row), known)?
+                }
+                _ => Vec::new(),
+            };
+            let same = known.filter(|&known| self.is_same_transaction(known, last));
+            if let Some(state) = same.map(|known| &mut self.states[known]) {
+                (state.last, state.deleted, state.lacking) = (last, deleted, lacking);
+                continue;
+            }
+            let at = self.states.len();
+            self.states.push(State { last, deleted, created: op == CREATED, lacking });
+            match known {
+                Some(_) => {
+                    if let Some(known) = self.last.get_mut(key.as_ref()) {
+                        *known = at;
+                    }
+                }
+                None => {
+                    self.last.insert(key.as_ref().into(), at);
+                }
+            }
+        }
+        if self.bytes > self.compact_at {
+            self.compact()?;
+        }
+        Ok(())
+    }
+
+    /// Where the columns are that a change lacks, of the key whose state is
+    /// `known`.
+    fn lacking(
+        &self,
+        bits: &[u8],
+        known: Option<usize>,
+    ) -> Result<Vec<(usize, Option<Place>)>, WriterError> {
+        let before = known.map(|known| &self.states[known]);
+        if self.columns.scope != Scope::Kept && before.is_some_and(|before| before.deleted) {
+            return Err(WriterError::BadData("a row is changed after it is gone".into()));
+        }
+        let found = |column: usize| {
+            if column >= self.columns.schema.fields().len() {
+                return Err(WriterError::BadData("a change lacks a column that is none".into()));
+            }
+            Ok((column, before.and_then(|state| state.place(column))))
+        };
+        unchanged(bits).map(|bit| found(bit + self.columns.reserved)).collect()
+    }
+
+    /// Whether a change belongs to what a state stands for.
+    fn is_same_transaction(&self, state: usize, change: Place) -> bool {
+        let lsn = |(batch, row): Place| {
+            self.batches[batch].column(LSN).as_string_opt::<i32>().map(|lsn| lsn.value(row))
+        };
+        self.columns.scope != Scope::Transaction || lsn(self.states[state].last) == lsn(change)
+    }
+
+    /// Lets go of all changes that no state needs.
+    fn compact(&mut self) -> Result<(), WriterError> {
+        let mut states: Vec<&mut State> = self.states.iter_mut().collect();
+        states.sort_unstable_by_key(|state| state.last);
+        let picked: Vec<&State> = states.iter().map(|state| &**state).collect();
+        let batch = pick(&self.columns, &self.batches, &picked)?;
+        for (row, state) in states.into_iter().enumerate() {
+            state.last = (0, row);
+            state.lacking.retain(|(_, place)| place.is_none());
+        }
+        self.bytes = bytes_of(&batch);
+        self.compact_at = (2 * self.bytes).max(COMPACT_BYTES);
+        self.batches = vec![batch];
+        Ok(())
+    }
+
+    /// What the bucket comes to; it is empty then.
+    pub(super) fn reduce(&mut self) -> Result<Reduced, WriterError> {
+        let mut states = std::mem::take(&mut self.states);
+        self.last.clear();
+        // In the order of the changes, as the table is read.
+        states.sort_unstable_by_key(|state| state.last);
+        let batches = std::mem::take(&mut self.batches);
+        (self.bytes, self.compact_at) = (0, COMPACT_BYTES);
+        let scope = self.columns.scope;
+        let live: Vec<_> =
+            states.iter().filter(|state| scope != Scope::Stream || !state.deleted).collect();
+        let rows = pick(&self.columns, &batches, &live)?;
+        let keys: Vec<_> = batches
+            .iter()
+            .map(|batch| batch.project(&self.columns.key))
+            .collect::<Result<_, _>>()
+            .map_err(WriterError::arrow("taking the keys of changes"))?;
+        let gone = states.iter().filter(|state| match scope {
+            Scope::Stream => !state.created,
+            Scope::Kept => true,
+            Scope::Transaction => false,
+        });
+        let gone: Vec<_> = gone.map(|state| state.last).collect();
+        Ok(Reduced { rows, keys: interleaved(&self.columns.keys, &keys, &gone)? })
+    }
+}
+
+/// The rows that states stand for.
+fn pick(
+    columns: &Columns,
+    batches: &[RecordBatch],
+    states: &[&State],
+) -> Result<RecordBatch, WriterError> {
+    let last: Vec<_> = states.iter().map(|state| state.last).collect();
+    let picked = interleaved(&columns.schema, batches, &last)?;
+    let lacking: BTreeSet<_> =
+        states.iter().flat_map(|state| &state.lacking).map(|(column, _)| *column).collect();
+    if columns.reserved == row_metadata::UNCHANGED || states.is_empty() {
+        return Ok(picked);
+    }
+    let mut arrays = picked.columns().to_vec();
+    for column in lacking {
+        // Null in the last change as well where nobody knows.
+        let places: Vec<_> =
+            states.iter().map(|state| state.place(column).unwrap_or(state.last)).collect();
+        let parts: Vec<&dyn Array> =
+            batches.iter().map(|batch| batch.column(column).as_ref()).collect();
+        arrays[column] = interleave(&parts, &places)
+            .map_err(WriterError::arrow("taking values of earlier changes"))?;
+    }
+    let unknown = states.iter().map(|state| {
+        let unknown = state.lacking.iter().filter(|(_, place)| place.is_none());
+        let bits = unchanged_bits(unknown.map(|(column, _)| column - columns.reserved));
+        (!bits.is_empty()).then_some(bits)
+    });
+    arrays[row_metadata::UNCHANGED] = Arc::new(unknown.collect::<BinaryArray>());
+    RecordBatch::try_new(Arc::clone(&columns.schema), arrays)
+        .map_err(WriterError::arrow("putting changes together"))
+}
+
+fn interleaved(
+    schema: &SchemaRef,
+    batches: &[RecordBatch],
+    places: &[Place],
+) -> Result<RecordBatch, WriterError> {
+    if places.is_empty() {
+        return Ok(RecordBatch::new_empty(Arc::clone(schema)));
+    }
+    let batches: Vec<_> = batches.iter().collect();
+    interleave_record_batch(&batches, places).map_err(WriterError::arrow("reducing changes"))
+}
+
+fn bytes_of(batch: &RecordBatch) -> usize {
+    let slice = |column: &ArrayRef| column.to_data().get_slice_memory_size().unwrap_or_default();
+    batch.columns().iter().map(slice).sum()
+}
