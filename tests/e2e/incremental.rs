@@ -58,7 +58,7 @@ impl Incremental {
     fn equals(&self, streams: &[&str]) -> Result<()> {
         match &self.lake {
             None => increments::equals_source(&self.project, streams),
-            Some(lake) => follow::lake_equals_source(lake, &self.project, streams),
+            Some(lake) => follow::lake_equals_source(lake, &self.project, streams, false),
         }
     }
 

@@ -111,12 +111,8 @@ pub fn lake_equals_source(
     streams: &[&str],
     soft: bool,
 ) -> Result<()> {
-    lake_equals_source_by(
-        &[IcebergEngine::DuckDb, IcebergEngine::ClickHouse],
-        warehouse,
-        project,
-        streams,
-    )
+    let engines = [IcebergEngine::DuckDb, IcebergEngine::ClickHouse];
+    lake_equals_source_by(&engines, warehouse, project, streams, soft)
 }
 
 /// The same, by these engines.
@@ -125,6 +121,7 @@ pub fn lake_equals_source_by(
     warehouse: &Warehouse,
     project: &Project,
     streams: &[&str],
+    soft: bool,
 ) -> Result<()> {
     let expected = relations(project, streams)?;
     let names: Vec<String> = expected

@@ -193,9 +193,13 @@ impl Seed {
         followed.sync()?;
         match &followed.lake {
             None => followed.equals(&self.tables),
-            Some(lake) => {
-                follow::lake_equals_source_by(&[self.engine], lake, &followed.project, &self.tables)
-            }
+            Some(lake) => follow::lake_equals_source_by(
+                &[self.engine],
+                lake,
+                &followed.project,
+                &self.tables,
+                false,
+            ),
         }
     }
 
