@@ -1,6 +1,7 @@
 //! What a user can get wrong, and what may become of a cursor.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use tests::iceberg::engine::Engine;
 use tests::run::Project;
 
 use super::{Incremental, Into};
@@ -17,6 +18,13 @@ impl Incremental {
             ensure!(said.contains(word), "{word:?} is not said:\n{said}");
         }
         Ok(())
+    }
+
+    /// Rows of the Iceberg table `t` under a condition, as DuckDB counts them: its
+    /// files differ in their columns.
+    fn found(&self, condition: &str) -> Result<u64> {
+        let lake = self.lake.as_ref().context("an Iceberg table")?;
+        lake.table_of(&self.project, "public", "t").count(Engine::DuckDb, condition)
     }
 
     fn set(&self, key: &str, value: serde_json::Value) -> Result<()> {
@@ -75,7 +83,9 @@ fn a_cursor_that_is_dropped_or_another_is_refused_and_one_that_is_wider_goes_on(
     tables
         .psql("ALTER TABLE t ALTER c TYPE bigint; INSERT INTO t (c) VALUES (20), (30000000000)")?;
     tables.streams_know(&cursors)?;
-    tables.sync_equals(&["public.t"])?;
+    assert_eq!(Incremental::rows(&tables.sync()?, "public.t")?, 2);
+    assert_eq!(tables.found("c <= 20")?, 21);
+    assert_eq!(tables.found("c = 30000000000")?, 1);
     tables.psql("ALTER TABLE t RENAME c TO renamed")?;
     tables.refused(&["column c no longer exists", "renamed to renamed?"])?;
     tables.psql("ALTER TABLE t DROP renamed; ALTER TABLE t ADD c bigint")?;
@@ -100,7 +110,11 @@ fn columns_that_come_and_go_between_syncs_are_right_in_what_is_read() -> Result<
         let outcome = tables.sync()?;
         assert_eq!(Incremental::rows(&outcome, "public.t")?, 2);
         if into == Into::Iceberg {
-            tables.equals(&["public.t"])?;
+            assert_eq!(tables.found("more IS NULL")?, 20);
+            for (c, more) in [(20, 5), (21, 6), (21, 7), (22, 8)] {
+                assert_eq!(tables.found(&format!("c = {c} AND more = {more}"))?, 1);
+            }
+            assert_eq!(tables.found("id > 0")?, 24);
         }
     }
     Ok(())
