@@ -50,6 +50,18 @@ pub fn begin(
             table.id
         ));
     }
+    if let Some(seen) = &table.seen
+        && !seen.full
+        && !seen.identity.is_empty()
+        && !seen.toastable.is_empty()
+    {
+        progress.note(&format!(
+            "warning: {}: an UPDATE that leaves a large value of {} as it was would stop its log, \
+             which cannot tell it: give the table REPLICA IDENTITY FULL",
+            table.id,
+            seen.toastable.join(", ")
+        ));
+    }
     // Of one that nothing has come for yet only the state knows.
     let known = table.position.clone().or_else(|| certified.clone());
     let position = known.unwrap_or_else(|| capture.at(capture.log.confirmed));

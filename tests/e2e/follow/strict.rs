@@ -135,6 +135,29 @@ fn a_change_that_cannot_be_told_is_an_error_with_its_remedy() -> Result<()> {
 }
 
 #[test]
+fn a_large_value_that_the_log_leaves_out_is_warned_of_and_never_null() -> Result<()> {
+    let sql = "CREATE TABLE t (id int PRIMARY KEY, n int, v text)";
+    let followed = Followed::new(Into::Parquet, "log_large", sql)?;
+    mode(&followed, "strict_cdc")?;
+    let outcome = followed.sync()?;
+    ensure!(outcome.stderr.contains("REPLICA IDENTITY FULL"), "{}", outcome.stderr);
+    followed.psql(
+        "ALTER TABLE t ALTER v SET STORAGE EXTERNAL;
+         INSERT INTO t VALUES (1, 1, 'short'), (2, 1, repeat('x', 10000))",
+    )?;
+    followed.sync()?;
+    followed.psql("UPDATE t SET n = 2 WHERE id = 1")?;
+    followed.sync()?;
+    let before = log(&followed)?;
+    assert_eq!(before.len(), 3);
+    followed.psql("UPDATE t SET n = 2 WHERE id = 2")?;
+    let told = followed.project.run(&Project::SYNC)?.failed()?;
+    ensure!(told.contains("a change of public.t cannot be told"), "{told}");
+    assert_eq!(log(&followed)?, before);
+    Ok(())
+}
+
+#[test]
 fn a_table_and_a_log_are_not_taken_for_each_other() -> Result<()> {
     let followed = logged(Into::Parquet, "log_or_table")?;
     followed.sync()?;
