@@ -8,6 +8,7 @@
 //! - [`account`]: the account PostgreSQL runs under when we are root
 //! - [`certificates`]: a certificate authority made for one server
 //! - [`postgres`]: a throwaway server, its databases and `psql`
+//! - [`standby`]: a streaming standby of a server
 //! - [`sshd`]: a throwaway SSH server with an account and names of its own
 //! - [`run`]: the `orchestrator` program with its three config files
 //! - [`terminal`]: a terminal, and what a command leaves on it
@@ -20,6 +21,7 @@
 //! - [`compare`]: rows against rows, first differences first
 //! - [`verify`]: all of that as one call, "the destination equals the source"
 //! - [`watch`]: looks at a directory again and again while something runs
+//! - [`small_disk`]: a file system that is soon full
 //! - [`proxy`]: loses or holds one chosen request between two programs
 //! - [`iceberg`]: the same for Iceberg tables: catalogs, stores, engines
 //! - [`bucket`]: plain Parquet in a bucket
@@ -55,7 +57,9 @@ pub mod reader;
 pub mod run;
 pub mod seeds;
 pub mod services;
+pub mod small_disk;
 pub mod sshd;
+pub mod standby;
 pub mod supervised;
 pub mod terminal;
 pub mod truth;

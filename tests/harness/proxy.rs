@@ -13,7 +13,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -54,6 +54,8 @@ pub struct Armed {
 struct Shared {
     upstream: String,
     down: AtomicBool,
+    /// Connections that came while it was down.
+    refused: AtomicUsize,
     ended: AtomicBool,
     state: Mutex<State>,
     changed: Condvar,
@@ -94,6 +96,7 @@ impl Proxy {
         let shared = Arc::new(Shared {
             upstream: upstream.to_owned(),
             down: AtomicBool::new(false),
+            refused: AtomicUsize::new(0),
             ended: AtomicBool::new(false),
             state: Mutex::default(),
             changed: Condvar::new(),
@@ -123,6 +126,21 @@ impl Proxy {
         if down {
             self.shared.cut();
         }
+    }
+
+    /// The server is down until so many connections have come in vain.
+    pub fn down_for(&self, connections: usize) -> Result<()> {
+        let before = self.shared.refused.load(Ordering::SeqCst);
+        self.down(true);
+        let started = Instant::now();
+        while self.shared.refused.load(Ordering::SeqCst) < before + connections {
+            if started.elapsed() > PATIENCE {
+                bail!("waited {PATIENCE:?} in vain for {connections} connections");
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        self.down(false);
+        Ok(())
     }
 }
 
@@ -229,6 +247,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
             return;
         }
         if shared.down.load(Ordering::SeqCst) {
+            shared.refused.fetch_add(1, Ordering::SeqCst);
             continue;
         }
         // A client or server that is gone ends its own connection only.

@@ -17,9 +17,11 @@ SETTINGS is a JSON object:
     keys_life  seconds that they live, as is said of them; nobody takes them away
     spoiled    of the first so many loans the secret is wrong
     closed     no more tokens are issued
+    broken     so many requests are answered by 503
 
     POST /-/set {…}   changes settings
-    GET /-/told       {"tokens": issued, "refused": requests, "loans": keys lent}
+    GET /-/told       {"tokens": issued, "refused": requests, "loans": keys lent,
+                       "broken": requests answered by 503}
 """
 
 import http.client
@@ -32,7 +34,7 @@ import urllib.parse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 settings = json.loads(sys.argv[2])
-told = {"tokens": 0, "refused": 0, "loans": 0}
+told = {"tokens": 0, "refused": 0, "loans": 0, "broken": 0}
 alive = {}
 lock = threading.Lock()
 
@@ -77,6 +79,11 @@ class Front(BaseHTTPRequestHandler):
         if url.path == "/-/set":
             settings.update(json.loads(body))
             return 200, b"{}"
+        with lock:
+            if settings.get("broken", 0) > 0:
+                settings["broken"] -= 1
+                told["broken"] += 1
+                return refusal(503, "ServiceUnavailableException", "out of order")
         if url.path == "/v1/oauth/tokens":
             return self.token(body)
         headers = {name: self.headers[name] for name in ("Content-Type",) if name in self.headers}

@@ -33,6 +33,8 @@ pub struct Told {
     pub refused: u32,
     /// Keys lent.
     pub loans: u32,
+    /// Requests answered by 503.
+    pub broken: u32,
 }
 
 impl Front {
