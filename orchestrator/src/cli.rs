@@ -72,6 +72,10 @@ pub struct Flags {
           default_missing_value = "true", value_name = "BOOL")]
     pub no_save: bool,
 
+    /// For sync: go on following changes until SIGINT or SIGTERM.
+    #[arg(long)]
+    pub continuous: bool,
+
     /// Stop cleanly after this many seconds; below 1: never.
     #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
     pub timeout: Option<i64>,
@@ -224,13 +228,14 @@ mod tests {
                  --destination-type parquet --state st.json --destination-buffer-size 10 \
                  --max-discover-threads 3 --no-save --timeout -1 --difference b.json \
                  --destination-database-prefix p --encryption-key k --source h:1 \
-                 --writer h:2 --writer h:3 --token t --no-progress"
+                 --writer h:2 --writer h:3 --token t --no-progress --continuous"
             ))
             .flags()
             .clone();
             assert_eq!(flags.catalog.as_deref(), Some(Path::new("a.json")));
             assert_eq!(flags.writer, ["h:2", "h:3"]);
-            assert!(flags.no_save && flags.no_progress && flags.time_limit().is_none());
+            assert!(flags.no_save && flags.no_progress && flags.continuous);
+            assert!(flags.time_limit().is_none());
         }
         assert!(parse("sync --catalog=c.json --no-save=true").flags().no_save);
         assert!(!parse("sync --no-save=false").flags().no_save);

@@ -6,9 +6,11 @@
 //! draws them, [`plain`] writes them as lines. Nothing here can fail the sync:
 //! a closed stderr leaves nobody to tell.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use proto::lsn::Lsn;
 use proto::v1::{Chunk, LoadTable};
 
 mod bars;
@@ -23,6 +25,7 @@ use plain::Plain;
 use table::Table;
 
 use crate::output;
+use crate::sync::lag::{HeldWal, Lag, Measured};
 
 /// The display of one sync; clones show the same.
 #[derive(Clone)]
@@ -32,7 +35,10 @@ struct Inner {
     started: Instant,
     tables: Vec<Table>,
     counters: Counters,
+    lag: Option<Lag>,
     view: View,
+    /// What need not be said again.
+    told: HashSet<String>,
 }
 
 enum View {
@@ -47,12 +53,27 @@ impl Progress {
         let view = if bars { View::Bars(Bars::new()) } else { View::Plain(Plain::new()) };
         let tables = streams.into_iter().map(Table::new).collect();
         let counters = Counters::default();
-        Progress(Arc::new(Mutex::new(Inner { started: Instant::now(), tables, counters, view })))
+        Progress(Arc::new(Mutex::new(Inner {
+            started: Instant::now(),
+            tables,
+            counters,
+            lag: None,
+            view,
+            told: HashSet::new(),
+        })))
     }
 
     /// Says something in passing.
     pub fn note(&self, line: &str) {
         self.inner().line(line);
+    }
+
+    /// The same, but only the first time that it is said.
+    pub fn note_once(&self, line: &str) {
+        let mut inner = self.inner();
+        if inner.told.insert(line.to_owned()) {
+            inner.line(line);
+        }
     }
 
     /// A table will be read: `missing` of its chunks; `staged` rows are kept
@@ -89,6 +110,24 @@ impl Progress {
         inner.counters.rows += rows;
         inner.counters.bytes += bytes;
         inner.draw();
+    }
+
+    /// The log of the tables that are followed ends at `end` now.
+    pub fn log(&self, confirmed: Lsn, end: Lsn, held: HeldWal) {
+        let mut inner = self.inner();
+        inner.lag = Some(Lag::look(inner.lag.as_ref(), confirmed, end, held));
+    }
+
+    /// An interval is confirmed, or more is known of the log.
+    pub fn confirmed(&self, change: impl FnOnce(&mut Lag)) {
+        if let Some(lag) = &mut self.inner().lag {
+            change(lag);
+        }
+    }
+
+    /// How far the tables that are followed are behind.
+    pub fn lag(&self) -> Option<Measured> {
+        self.inner().lag.as_ref().map(Lag::measure)
     }
 
     /// A chunk is staged.
@@ -156,6 +195,7 @@ impl Progress {
         Counters {
             seconds: inner.started.elapsed().as_secs_f64(),
             fraction: table::overall(&inner.tables),
+            lag: inner.lag.as_ref().map(Lag::measure),
             ..inner.counters
         }
     }
@@ -207,6 +247,9 @@ impl Inner {
             human::count(self.counters.rows),
             human::rate(self.counters.bytes, seconds)
         );
+        if let Some(lag) = &self.lag {
+            line.push_str(&format!(", {}", lag.measure().line()));
+        }
         let left = table::remaining(table::overall(&self.tables), seconds);
         if let Some(left) = left.filter(|_| done < self.tables.len()) {
             line.push_str(&format!(", about {} left", human::seconds(left)));

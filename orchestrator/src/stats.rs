@@ -40,6 +40,25 @@ struct Stats {
     /// Of the same since the last time; one core in full is 100 %.
     #[serde(rename = "CPU Utilization")]
     cpu_utilization: String,
+    #[serde(flatten)]
+    lag: Option<LagStats>,
+}
+
+/// Of change capture.
+#[derive(Debug, PartialEq, Serialize)]
+struct LagStats {
+    /// Of the log, not confirmed yet.
+    #[serde(rename = "Lag Bytes")]
+    bytes: u64,
+    /// Since the tables were what the source was; null: not known yet.
+    #[serde(rename = "Lag Seconds")]
+    seconds: Option<f64>,
+    /// WAL that the server holds for the slot.
+    #[serde(rename = "Retained WAL Bytes")]
+    retained: u64,
+    /// How much more it may before the slot is lost; null: no limit.
+    #[serde(rename = "Safe WAL Bytes")]
+    safe: Option<i64>,
 }
 
 /// What our processes use.
@@ -129,6 +148,12 @@ fn stats(counters: &Counters, usage: &Usage, cores: f64) -> Stats {
         estimated_remaining_time: remaining,
         memory_usage_bytes: usage.memory_bytes,
         cpu_utilization: format!("{:.2}%", cores * 100.0),
+        lag: counters.lag.map(|lag| LagStats {
+            bytes: lag.bytes,
+            seconds: lag.seconds.map(|seconds| (seconds * 100.0).round() / 100.0),
+            retained: lag.held.retained_bytes,
+            safe: lag.held.safe_bytes,
+        }),
     }
 }
 
@@ -148,12 +173,21 @@ fn measure(pids: &[u32]) -> Usage {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+    use crate::sync::lag::{HeldWal, Measured};
 
     #[test]
     fn the_file_has_the_drivers_keys() {
-        let counters =
-            Counters { rows: 1000, bytes: 64_000, reading: 3, seconds: 4.0, fraction: 0.25 };
+        let counters = Counters {
+            rows: 1000,
+            bytes: 64_000,
+            reading: 3,
+            seconds: 4.0,
+            fraction: 0.25,
+            lag: None,
+        };
         let usage = Usage { memory_bytes: 1 << 20, cpu_seconds: 1.0 };
         let value = serde_json::to_value(stats(&counters, &usage, 1.5)).unwrap();
         let expected = serde_json::json!({
@@ -163,6 +197,15 @@ mod tests {
             "CPU Utilization": "150.00%"
         });
         assert_eq!(value, expected);
+        let held = HeldWal { retained_bytes: 9, safe_bytes: None };
+        let lag = Some(Measured { bytes: 7, seconds: Some(1.234), held });
+        let value =
+            serde_json::to_value(stats(&Counters { lag, ..counters }, &usage, 1.5)).unwrap();
+        assert_eq!((&value["Lag Bytes"], &value["Lag Seconds"]), (&json!(7), &json!(1.23)));
+        assert_eq!(
+            (&value["Retained WAL Bytes"], &value["Safe WAL Bytes"]),
+            (&json!(9), &json!(null))
+        );
         let nothing = stats(&Counters::default(), &usage, 0.0);
         assert_eq!(nothing.estimated_remaining_time, "Not Determined");
         assert_eq!(nothing.speed, "0.00 rps");

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::output;
 use crate::progress::human;
-use crate::sync::capture::HeldWal;
+use crate::sync::lag::{HeldWal, Measured};
 use crate::sync::resume::Action;
 use crate::sync::{TableRun, Unrepresentable};
 
@@ -200,6 +200,7 @@ impl Outcome {
 }
 
 /// A whole sync.
+#[derive(Default)]
 pub struct Summary {
     pub run_id: String,
     /// The tables that are committed.
@@ -208,6 +209,8 @@ pub struct Summary {
     pub seconds: f64,
     /// WAL that was held back for change capture when the sync began.
     pub held: Option<HeldWal>,
+    /// How far the tables are behind at its end.
+    pub lag: Option<Measured>,
 }
 
 impl Summary {
@@ -323,6 +326,7 @@ impl Summary {
             "files": self.outcomes.iter().map(|outcome| outcome.files).sum::<u64>(),
             "streams": self.outcomes,
             "held_wal": self.held,
+            "lag": self.lag,
         })
     }
 }
@@ -383,6 +387,7 @@ mod tests {
             outcomes: vec![outcome("public.trips", 1_000_000), partly],
             seconds: 4.0,
             held: None,
+            lag: None,
         };
         assert_eq!(summary.below(), "/data/postgres_shop_public/");
         let table = summary.table(summary.below()).to_string();
@@ -407,6 +412,7 @@ mod tests {
                 outcomes: outcomes.collect(),
                 seconds: 1.0,
                 held: None,
+                lag: None,
             };
             summary.below().to_owned()
         };

@@ -17,18 +17,20 @@
 //!                                                  run finished ─► summary
 //! ```
 //!
+//! With `--continuous` the replication is repeated, see [`continuous`].
+//!
 //! Invariant: files staged ≤ commit visible ≤ state saved ≤ slot moved. The
 //! state is saved when a load is opened (so that what it stages is kept), after
 //! every commit, before the slot is moved, and however the sync ends; between
 //! those at a bounded rate.
 
 use std::collections::BTreeMap;
-use std::io::IsTerminal;
 
 use proto::Fault;
 use proto::dial::Connection;
 use proto::v1::source_client::SourceClient;
 use proto::v1::{CaptureTable, CommitRecord, Destination, ErrorCode, SourceConfig};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::Flags;
@@ -42,18 +44,20 @@ use crate::services::Services;
 use crate::state::file::StateFile;
 use crate::state::keeper::StateKeeper;
 use crate::state::{Run, RunStatus, SavedLoad};
-use crate::stats::StatsWriter;
 use crate::streams::{Catalog, SelectedStream, SyncMode};
 use crate::summary::{Format, Outcome, Summary};
 use crate::writers::Writers;
 
+mod attempt;
 pub mod capture;
 mod changes;
 mod chunk;
 mod commit;
+mod continuous;
 mod drain;
 pub mod follow;
 pub mod incremental;
+pub mod lag;
 mod log;
 mod modes;
 pub mod position;
@@ -68,7 +72,9 @@ mod tests;
 
 pub use stop::Stop;
 
+use attempt::Job;
 use capture::Capture;
+use continuous::Continuous;
 use incremental::Reached;
 use position::Position;
 use resume::Action;
@@ -93,6 +99,8 @@ pub struct Context<'a> {
     pub progress: Progress,
     /// Stops the sync.
     pub shutdown: CancellationToken,
+    /// The sync goes on; none: it ends where the log ended when it began.
+    pub continuous: Option<Continuous>,
 }
 
 /// One selected stream in this run.
@@ -126,8 +134,12 @@ pub struct TableRun {
     pub unrepresentable: Unrepresentable,
     /// Why it cannot be followed any further.
     pub lost: Option<String>,
-    /// How often that was so in this sync.
+    /// How often that was so in this sync (one that goes on: of late).
     pub times_lost: u32,
+    /// When it was so last.
+    pub lost_at: Option<Instant>,
+    /// It is not loaded anew before then.
+    pub reload_at: Option<Instant>,
 }
 
 impl TableRun {
@@ -148,6 +160,8 @@ impl TableRun {
             unrepresentable: Unrepresentable::new(),
             lost: None,
             times_lost: 0,
+            lost_at: None,
+            reload_at: None,
         }
     }
 
@@ -167,50 +181,13 @@ struct Inputs {
 /// Runs the command.
 pub async fn run(flags: &Flags, shutdown: CancellationToken) -> Result<(), Fault> {
     let inputs = Inputs::read(flags)?;
-    let state_path = flags.state_path()?;
-    let (file, state) = StateFile::open(&state_path, !flags.no_save)?;
-    let stats_path = file.path().with_file_name("stats.json");
-    let start = Services::start(true, true, flags, Some(&inputs.destination));
-    let Some(services) = shutdown.run_until_cancelled(start).await else {
-        return Err(Stop::Interrupted.into_fault(0, inputs.streams.len()));
-    };
-    let services = services?;
-
-    let names = inputs.streams.iter().map(SelectedStream::id).collect();
-    let bars = !flags.no_progress && std::io::stderr().is_terminal();
-    let progress = Progress::new(names, bars);
-    let stats =
-        (!flags.no_save).then(|| StatsWriter::start(stats_path, progress.clone(), services.pids()));
-    let context = Context::new(&inputs, &services, progress.clone(), shutdown);
-    let mut sync = Sync::new(context, &inputs.streams, StateKeeper::new(file, state));
-    let done = tokio::select! {
-        biased;
-        done = sync.run() => done,
-        // No retry brings a service of ours back.
-        death = services.lost() => Err(Stop::Failed(death)),
-    };
-    let done = match done {
-        // A child that stopped on the same Ctrl-C is no failure.
-        Err(_) if sync.context.shutdown.is_cancelled() => Err(Stop::Interrupted),
-        done => done,
-    };
-    let saved = sync.keeper.save().await;
-    let summary = sync.summary();
-
-    progress.finish();
-    if let Some(stats) = stats {
-        stats.stop().await;
+    let (file, state) = StateFile::open(&flags.state_path()?, !flags.no_save)?;
+    let keeper = StateKeeper::new(file, state);
+    let job = Job::new(flags, &inputs, shutdown);
+    match Continuous::wanted(flags, &inputs, &job.shutdown) {
+        Some(continuous) => continuous::run(&job, &continuous, keeper).await,
+        None => job.attempt(keeper, None).await.told(&job),
     }
-    let done = match done {
-        Err(Stop::Failed(fault)) => Err(Stop::Failed(services.explain(fault).await)),
-        done => done,
-    };
-    services.stop().await;
-    if let Err(stop) = done {
-        return Err(stop.into_fault(summary.committed(), inputs.streams.len()));
-    }
-    saved?;
-    summary.print()
 }
 
 impl Inputs {
@@ -230,6 +207,7 @@ impl Inputs {
         };
         let streams = catalog.selected(&source, &destination, flags)?;
         modes::demand(&streams, &source, config, catalog_path)?;
+        continuous::demand(flags, &streams)?;
         let refreshed = streams.iter().filter(|s| s.sync_mode == SyncMode::FullRefresh);
         for stream in refreshed.filter(|stream| stream.append_mode) {
             output::human(format_args!(
@@ -255,6 +233,16 @@ struct Sync<'a> {
     tables: Vec<TableRun>,
     /// Open from the preparation on, if a stream asks for it.
     capture: Option<Capture>,
+    /// When the log was last asked where it ends.
+    round_began: Instant,
+    /// It was asked when the sync was to end already.
+    is_last_round: bool,
+    /// Changes that were read since.
+    round_changes: u64,
+    /// When a message of ours was last written into it.
+    heart_beat: Option<Instant>,
+    /// When the user was last warned of a lag, by setting.
+    warned: BTreeMap<&'static str, Instant>,
 }
 
 impl<'a> Sync<'a> {
@@ -262,19 +250,52 @@ impl<'a> Sync<'a> {
         let interrupted = resume::interrupted(keeper.state().run.as_ref());
         let resumed = interrupted.is_some();
         let run = interrupted.unwrap_or_else(settings::new_run);
-        let tables =
-            streams.iter().map(|stream| TableRun::new(&run, context.destination, stream)).collect();
-        Sync { context, keeper, run, resumed, tables, capture: None }
+        let table = |stream: &SelectedStream| {
+            let table = TableRun::new(&run, context.destination, stream);
+            let before = context.continuous.as_ref().map(|before| before.changes_of(&table.id));
+            TableRun { changes: before.unwrap_or_default(), ..table }
+        };
+        let tables = streams.iter().map(table).collect();
+        Sync {
+            context,
+            keeper,
+            run,
+            resumed,
+            tables,
+            capture: None,
+            round_began: Instant::now(),
+            is_last_round: false,
+            round_changes: 0,
+            heart_beat: None,
+            warned: BTreeMap::new(),
+        }
     }
 
     async fn run(&mut self) -> Result<(), Stop> {
         let mut load = self.prepare().await?;
         self.begin_run().await?;
         loop {
+            self.following(false);
             self.load(load.take()).await?;
-            if !self.replicate().await? {
+            self.following(true);
+            let lost = self.replicate().await?;
+            let on = match self.context.continuous.clone() {
+                Some(continuous) => self.next_round(&continuous, lost).await?,
+                None => lost,
+            };
+            if !on {
                 return self.finish_run().await;
             }
+        }
+    }
+
+    /// Whether a continuous sync has something to complete before it ends: a
+    /// load is no such thing.
+    fn following(&self, following: bool) {
+        let Some(continuous) = &self.context.continuous else { return };
+        continuous.proven();
+        if following || self.tables.iter().any(load::is_left) {
+            continuous.following(following);
         }
     }
 
@@ -379,17 +400,14 @@ impl<'a> Sync<'a> {
             outcomes,
             seconds: counters.seconds,
             held: self.capture.as_ref().map(|capture| capture.held),
+            lag: counters.lag,
         }
     }
 }
 
 impl<'a> Context<'a> {
-    fn new(
-        inputs: &'a Inputs,
-        services: &'a Services,
-        progress: Progress,
-        shutdown: CancellationToken,
-    ) -> Self {
+    fn new(job: &Job<'a>, services: &'a Services, continuous: Option<&Continuous>) -> Self {
+        let inputs = job.inputs;
         Context {
             source: services.source(),
             owns_source: services.owns_source(),
@@ -397,8 +415,9 @@ impl<'a> Context<'a> {
             update_method: inputs.source.update_method.as_ref(),
             writers: services.writers(),
             destination: &inputs.destination.destination,
-            progress,
-            shutdown,
+            progress: job.progress.clone(),
+            shutdown: continuous.map_or(&job.shutdown, Continuous::shutdown).clone(),
+            continuous: continuous.cloned(),
         }
     }
 

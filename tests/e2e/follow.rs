@@ -1,16 +1,20 @@
 //! Change capture: load, then changes, into Parquet and Iceberg tables, read
 //! back by engines that are not ours.
 
+mod continuous;
 mod doubt;
+mod faults;
 mod handoff;
 mod heavy;
 mod kill;
 mod kinds;
+mod lag;
 mod random;
 mod refusals;
 mod reload;
 mod seeds;
 mod soft;
+mod standby;
 mod strict;
 
 use tests::follow::{Followed, Into};

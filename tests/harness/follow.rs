@@ -276,7 +276,11 @@ impl Followed {
 
     /// On this server.
     pub fn at(server: &Arc<Server>, into: Into, label: &str, sql: &str) -> Result<Followed> {
-        let project = project_at(server, label, sql)?;
+        Followed::of(project_at(server, label, sql)?, into)
+    }
+
+    /// A project's tables.
+    pub fn of(project: Project, into: Into) -> Result<Followed> {
         let lake = match into {
             Into::Parquet => None,
             Into::Iceberg => {

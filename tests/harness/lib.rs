@@ -29,6 +29,7 @@
 //! - [`random_schema`]: tables of random types with random rows
 //! - [`workload`]: random transactions
 //! - [`follow`]: tables that are followed, and what a reader makes of them
+//! - [`going`]: a sync that goes on
 //! - [`heavy`]: what is heavy, in a size of the caller's
 //! - [`seeds`]: random transactions and kills by a seed, and equality at its end
 //! - [`increments`]: the same for tables that are read incrementally
@@ -45,6 +46,7 @@ pub mod changes;
 pub mod compare;
 pub mod follow;
 pub mod gate;
+pub mod going;
 pub mod heavy;
 pub mod iceberg;
 pub mod increments;

@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use proto::v1::{SourceConfig, SshConfig, Ssl, ssl};
 use serde::Deserialize;
@@ -30,7 +31,7 @@ pub struct SourceFile {
 }
 
 /// `update_method`: the slot that changes come through.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UpdateMethod {
     /// The slot's name.
     pub replication_slot: String,
@@ -38,6 +39,21 @@ pub struct UpdateMethod {
     pub publication: String,
     /// Seconds to wait for a first change.
     pub initial_wait_time: u64,
+    /// Continuous: the most that lies between two looks for changes.
+    pub commit_interval: Duration,
+    /// Messages of the log after which a commit is made before that; 0: the
+    /// source's default.
+    pub commit_changes: u32,
+    /// Continuous: how long to go on trying when nothing works; none: for ever.
+    pub give_up_after: Option<Duration>,
+    /// A table that was rewritten is not loaded anew.
+    pub ignore_rewrites: bool,
+    /// Between two messages of ours in the log; none: there are none.
+    pub heartbeat_interval: Option<Duration>,
+    /// Bytes of WAL held for the slot that are worth a warning.
+    pub retained_wal_warning: u64,
+    /// A lag that is worth a warning; none: whatever it is.
+    pub lag_warning: Option<Duration>,
 }
 
 /// The file's keys and defaults.
@@ -103,6 +119,29 @@ struct RawUpdateMethod {
     publication: String,
     initial_wait_time: Option<u64>,
     intial_wait_time: Option<u64>,
+    #[serde(default = "default_commit_interval")]
+    commit_interval: u64,
+    #[serde(default)]
+    commit_changes: u32,
+    #[serde(default)]
+    give_up_after: u64,
+    #[serde(default)]
+    on_rewrite: OnRewrite,
+    #[serde(default = "default_heartbeat")]
+    heartbeat_interval: u64,
+    #[serde(default = "default_wal_warning")]
+    retained_wal_warning_mb: u64,
+    #[serde(default)]
+    lag_warning: u64,
+}
+
+/// What a rewrite of a table, of which the log tells nothing, means for it.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum OnRewrite {
+    #[default]
+    Reload,
+    Ignore,
 }
 
 fn default_threads() -> u32 {
@@ -115,6 +154,18 @@ fn default_batch() -> u32 {
 
 fn default_retries() -> u32 {
     3
+}
+
+fn default_commit_interval() -> u64 {
+    10
+}
+
+fn default_heartbeat() -> u64 {
+    60
+}
+
+fn default_wal_warning() -> u64 {
+    10_000
 }
 
 fn default_ssh_port() -> u16 {
@@ -244,7 +295,18 @@ fn build_update_method(raw: RawUpdateMethod) -> UpdateMethod {
         publication,
         replication_slot: raw.replication_slot,
         initial_wait_time: raw.initial_wait_time.or(raw.intial_wait_time).unwrap_or(0),
+        commit_interval: Duration::from_secs(raw.commit_interval),
+        commit_changes: raw.commit_changes,
+        give_up_after: unless_zero(raw.give_up_after),
+        ignore_rewrites: raw.on_rewrite == OnRewrite::Ignore,
+        heartbeat_interval: unless_zero(raw.heartbeat_interval),
+        retained_wal_warning: raw.retained_wal_warning_mb.saturating_mul(1_000_000),
+        lag_warning: unless_zero(raw.lag_warning),
     }
+}
+
+fn unless_zero(seconds: u64) -> Option<Duration> {
+    (seconds > 0).then(|| Duration::from_secs(seconds))
 }
 
 /// PEM text as it is, or the content of the file it names. A fault never
@@ -340,6 +402,7 @@ mod tests {
         let method = file.update_method.unwrap();
         assert_eq!(method.initial_wait_time, 10);
         assert_eq!(method.publication, "tidewater_postgres_slot");
+        assert_eq!((method.commit_interval, method.give_up_after), (Duration::from_secs(10), None));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! How far a table is: pure arithmetic over the events.
 
+use crate::sync::lag::Measured;
 use std::collections::HashMap;
 use std::time::Instant;
 
@@ -23,6 +24,8 @@ pub struct Counters {
     pub seconds: f64,
     /// Of all the work, 0 to 1.
     pub fraction: f64,
+    /// Of the tables that are followed.
+    pub lag: Option<Measured>,
 }
 
 /// One table's part of the display.

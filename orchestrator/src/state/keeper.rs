@@ -1,6 +1,7 @@
 //! Keeps the state of the running sync: changes it in memory, saves it at a
 //! bounded rate.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,6 +33,11 @@ impl StateKeeper {
     /// Takes the locked file and what it held.
     pub fn new(file: StateFile, state: State) -> Self {
         StateKeeper { file: Arc::new(file), state, saved_at: None, dirty: false, writing: None }
+    }
+
+    /// Where the file is.
+    pub fn path(&self) -> &Path {
+        self.file.path()
     }
 
     /// The state as changed so far.

@@ -8,22 +8,19 @@
 use proto::Fault;
 use proto::lsn::Lsn;
 use proto::v1::{CaptureTable, ErrorCode, LoadStream, OpenCaptureRequest, OpenCaptureResponse};
-use serde::Serialize;
+use tokio::time::Instant;
 
 use super::changes;
 use super::follow::{Doubt, Known, Log, judge};
+use super::lag::HeldWal;
 use super::position::{Origin, Position};
 use super::resume::Action;
 use super::retry::Retry;
 use super::settings::{self, Settings};
 use super::{Context, Stop, Sync, TableRun, log};
 use crate::config::source::UpdateMethod;
-use crate::progress::human;
 use crate::streams::SyncMode;
 use crate::summary::Outcome;
-
-/// Bytes of WAL held back for a slot that are worth a warning.
-const MUCH_WAL: u64 = 10 << 30;
 
 /// Change capture as it was opened for this run.
 #[derive(Clone, Debug)]
@@ -32,14 +29,6 @@ pub struct Capture {
     pub log: Log,
     pub initial_wait_ms: u32,
     pub held: HeldWal,
-}
-
-/// WAL that the server keeps for the slot.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct HeldWal {
-    pub retained_bytes: u64,
-    /// How much more it may be before the slot is lost; none: no limit.
-    pub safe_bytes: Option<i64>,
 }
 
 impl Capture {
@@ -53,25 +42,6 @@ impl Capture {
     }
 }
 
-impl HeldWal {
-    /// What the user should know of it.
-    pub fn line(&self, slot: &str) -> String {
-        let held = human::bytes(self.retained_bytes);
-        let left = self.safe_bytes.map(|bytes| human::bytes(bytes.max(0).unsigned_abs()));
-        let much = match self.safe_bytes {
-            Some(left) => left < 0 || left.unsigned_abs() < self.retained_bytes,
-            None => self.retained_bytes >= MUCH_WAL,
-        };
-        let left = left.map(|left| format!(", and may hold {left} more before it is lost"));
-        format!(
-            "{}: the server holds {held} of WAL for the replication slot {slot}{}{}",
-            if much { "warning" } else { "note" },
-            left.unwrap_or_default(),
-            if much { "; sync more often" } else { "" },
-        )
-    }
-}
-
 impl Sync<'_> {
     /// Opens change capture, if a stream asks for it, and tells the tables that
     /// can be followed from those that have to be loaded.
@@ -82,21 +52,46 @@ impl Sync<'_> {
             return Ok(());
         };
         let streams = captured.iter().map(|&at| self.tables[at].stream.load.clone()).collect();
-        let answer = open(&self.context, method, streams).await?;
+        let heartbeat = self.heart_beats(method);
+        let answer = open(&self.context, method, streams, heartbeat).await?;
         let (capture, tables) = checked(answer, method, captured.len())?;
         let seen = captured.iter().zip(&tables).map(|(&at, seen)| (&self.tables[at].stream, seen));
         changes::demand_whole_rows(seen)?;
-        self.context.progress.note(&capture.held.line(capture.slot()));
+        self.say_held(&capture, method);
         for (at, seen) in captured.into_iter().zip(tables) {
-            self.see(at, seen, &capture)?;
+            // One that is lost is loaded anew, whatever it holds.
+            if self.tables[at].lost.is_none() {
+                self.see(at, seen, &capture)?;
+            }
         }
         self.capture = Some(capture);
         Ok(())
     }
 
+    /// Says how much WAL is held, when the sync begins, and keeps it for the
+    /// display.
+    fn say_held(&self, capture: &Capture, method: &UpdateMethod) {
+        let progress = &self.context.progress;
+        if self.capture.is_none() {
+            progress.note(&capture.held.line(capture.slot(), method.retained_wal_warning));
+        }
+        progress.log(capture.log.confirmed, capture.log.end, capture.held);
+    }
+
+    /// Whether a message of ours is due in the log.
+    fn heart_beats(&mut self, method: &UpdateMethod) -> bool {
+        let Some(every) = method.heartbeat_interval else { return false };
+        let due = self.heart_beat.is_none_or(|last| last.elapsed() >= every);
+        if due {
+            self.heart_beat = Some(Instant::now());
+        }
+        due
+    }
+
     /// What the source says of a captured table, beside what the table holds.
     fn see(&mut self, at: usize, seen: CaptureTable, capture: &Capture) -> Result<(), Fault> {
         let table = &mut self.tables[at];
+        table.action = Action::ReadAll;
         if !seen.identity.is_empty() {
             table.stream.table.key_columns = seen.identity.clone();
         }
@@ -135,6 +130,10 @@ impl Sync<'_> {
             Err(Doubt::New) if last.is_none() => return Ok(()),
             Err(doubt) => doubt.to_string(),
         };
+        if table.outcome.take().is_some() {
+            // It was followed until now.
+            self.context.progress.restart(at);
+        }
         let id = &table.id;
         self.context.progress.note(&format!("{id} is loaded anew: {why}"));
         Ok(())
@@ -143,7 +142,8 @@ impl Sync<'_> {
     /// From here on the state says which streams are followed.
     pub(super) fn remember_capture(&mut self) {
         let Some(capture) = &self.capture else { return };
-        let followed = self.tables.iter().filter(|table| table.action == Action::Follow);
+        let follows = |table: &&TableRun| table.action == Action::Follow && table.lost.is_none();
+        let followed = self.tables.iter().filter(follows);
         let followed = followed.map(|table| table.id.clone()).collect();
         let position = capture.at(capture.log.confirmed);
         let state = self.keeper.change();
@@ -179,6 +179,7 @@ async fn open(
     context: &Context<'_>,
     method: &UpdateMethod,
     streams: Vec<LoadStream>,
+    heartbeat: bool,
 ) -> Result<OpenCaptureResponse, Stop> {
     let request = OpenCaptureRequest {
         config: Some(context.source_config.clone()),
@@ -186,6 +187,7 @@ async fn open(
         publication: method.publication.clone(),
         streams,
         create: true,
+        heartbeat,
     };
     let mut retry = Retry::new(context.source_config.retry_count);
     loop {
@@ -195,7 +197,13 @@ async fn open(
             Ok(answer) => {
                 let answer = answer.into_inner();
                 for notice in &answer.notices {
-                    context.progress.note(&format!("note: {notice}"));
+                    context.progress.note_once(&format!("note: {notice}"));
+                }
+                for standby in &answer.standbys_behind {
+                    context.progress.note(&format!(
+                        "warning: the slot waits for a standby of synchronized_standby_slots: \
+                         {standby}"
+                    ));
                 }
                 return Ok(answer);
             }
@@ -246,20 +254,5 @@ impl TableRun {
     /// Whether changes are followed, not only the content read.
     pub fn is_captured(&self) -> bool {
         matches!(self.stream.sync_mode, SyncMode::Cdc | SyncMode::StrictCdc)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn much_wal_is_a_warning() {
-        let line = |retained_bytes, safe_bytes| HeldWal { retained_bytes, safe_bytes }.line("s");
-        assert!(line(1 << 20, None).starts_with("note: the server holds 1.05 MB of WAL"));
-        assert!(line(MUCH_WAL, None).starts_with("warning: "));
-        assert!(line(10, Some(9)).starts_with("warning: "));
-        assert!(line(10, Some(-1)).contains("may hold 0 B more"));
-        assert!(line(10, Some(100)).starts_with("note: "));
     }
 }

@@ -44,7 +44,7 @@ pub fn begin(
         return Err(Fault::new(ErrorCode::InvalidConfig, what).remedy(anew("begins")));
     }
     if table.seen.as_ref().is_some_and(|seen| seen.identity.is_empty()) {
-        progress.note(&format!(
+        progress.note_once(&format!(
             "warning: {}: without a primary key or another replica identity, its UPDATEs and \
              DELETEs are not in the log",
             table.id

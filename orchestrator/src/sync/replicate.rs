@@ -27,21 +27,29 @@ use proto::v1::{
     ConfirmRequest, ErrorCode, IntervalStaged, ReplicateRequest, ReplicateTable, StagedTable,
     TableLost, TableShape,
 };
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 use uuid::Uuid;
 
 use super::capture::Capture;
 use super::changes::{self, Staged};
 use super::commit;
+use super::lag::{HeldWal, WARN_AGAIN};
 use super::resume::Action;
 use super::retry::Retry;
-use super::{Stop, Sync, log};
+use super::{Stop, Sync, log, settings};
+use crate::progress::human;
+use crate::state::Run;
 use crate::writers::Assigned;
 
 /// Tables of an interval that are committed at once.
 const COMMITS_AT_ONCE: usize = 8;
 /// Times that one table is loaded anew in a run.
 const RELOADS: u32 = 3;
+/// A sync that goes on loads such a table less and less often, from the first
+/// pause to the longest, until it can be followed for a while.
+const PAUSE: Duration = Duration::from_secs(60);
+const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
+const FORGIVEN: Duration = Duration::from_secs(600);
 /// Between two refreshes of what only time changes.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -63,12 +71,14 @@ impl Sync<'_> {
         let Some(capture) = self.capture.clone() else { return Ok(false) };
         let mut retry = Retry::new(self.context.source_config.retry_count);
         let mut confirmed = capture.log.confirmed;
-        self.context.progress.note(&format!(
-            "reading changes through {} from {} to {}",
-            capture.slot(),
-            confirmed,
-            capture.log.end
-        ));
+        if self.context.continuous.is_none() {
+            self.context.progress.note(&format!(
+                "reading changes through {} from {} to {}",
+                capture.slot(),
+                confirmed,
+                capture.log.end
+            ));
+        }
         loop {
             let before = confirmed;
             let fault = match self.follow(&capture, &mut confirmed).await {
@@ -107,15 +117,24 @@ impl Sync<'_> {
                 () = self.context.shutdown.cancelled() => return Err(Stop::Interrupted),
                 event = events.message() => event.map_err(Fault::from)?,
                 _ = tick.tick() => {
-                    self.context.progress.tick();
+                    self.tick();
                     continue;
                 }
             };
             match event.and_then(|event| event.event) {
                 Some(Event::Progress(read)) => {
+                    self.round_changes += read.rows;
                     self.context.progress.streamed(read.rows, read.bytes);
                 }
-                Some(Event::Staged(staged)) => self.settle(capture, &mut call, staged).await?,
+                Some(Event::Staged(staged)) => {
+                    self.settle(capture, &mut call, staged).await?;
+                    if let Some(continuous) = &self.context.continuous {
+                        continuous.works();
+                        if continuous.is_ending() {
+                            return Ok(());
+                        }
+                    }
+                }
                 Some(Event::Lost(lost)) => self.lose(capture, &call, lost)?,
                 Some(Event::Finished(finished)) => {
                     let to = end(&finished.to)?;
@@ -123,6 +142,7 @@ impl Sync<'_> {
                     if to > call.confirmed {
                         self.confirm(capture, &mut call, to).await?;
                     }
+                    self.context.progress.confirmed(|lag| lag.reach(to, 0));
                     return Ok(());
                 }
                 None => {
@@ -136,6 +156,11 @@ impl Sync<'_> {
 
     fn request(&self, capture: &Capture, call: &mut Call) -> Result<ReplicateRequest, Fault> {
         let mut tables = Vec::new();
+        // What a sync that goes on processes now it does not process when it began.
+        let run = match self.context.continuous {
+            Some(_) => Run { started_at: settings::now(), ..self.run.clone() },
+            None => self.run.clone(),
+        };
         for (index, table) in self.tables.iter().enumerate() {
             if !table.is_captured() || table.lost.is_some() {
                 continue;
@@ -145,7 +170,7 @@ impl Sync<'_> {
             })?;
             let assigned = self.context.writers.take();
             let writer = assigned.writer();
-            let stage = changes::stage(&self.context, &self.run, table, &call.load_id);
+            let stage = changes::stage(&self.context, &run, table, &call.load_id);
             tables.push(ReplicateTable {
                 stream: Some(table.stream.load.clone()),
                 position: position.lsn.to_string(),
@@ -169,9 +194,13 @@ impl Sync<'_> {
             publication: capture.publication.clone(),
             to: capture.log.end.to_string(),
             tables,
-            interval_changes: 0,
+            interval_changes: self.context.update_method.map_or(0, |method| method.commit_changes),
             intervals_in_flight: 0,
             initial_wait_ms: capture.initial_wait_ms,
+            ignore_rewrites: self
+                .context
+                .update_method
+                .is_some_and(|method| method.ignore_rewrites),
         })
     }
 
@@ -231,7 +260,9 @@ impl Sync<'_> {
             self.keeper.save().await?;
             return Err(fault.into());
         }
-        self.confirm(capture, call, to).await
+        self.confirm(capture, call, to).await?;
+        self.context.progress.confirmed(|lag| lag.reach(to, staged.committed_at));
+        Ok(())
     }
 
     fn staged(&self, load_id: &str, index: usize, table: StagedTable) -> Result<Staged, Fault> {
@@ -250,9 +281,33 @@ impl Sync<'_> {
         };
         let mut source = self.context.source.clone();
         let answer = self.context.cancellable(source.confirm(request)).await?;
-        answer.map_err(|status| Fault::from(status).context("moving the replication slot"))?;
+        let answer = answer
+            .map_err(|status| Fault::from(status).context("moving the replication slot"))?
+            .into_inner();
+        let held = HeldWal {
+            retained_bytes: answer.retained_wal_bytes,
+            safe_bytes: answer.safe_wal_bytes,
+        };
+        let log_end = end(&answer.end)?;
+        self.context.progress.confirmed(|lag| lag.hold(log_end, held));
         call.confirmed = to;
         Ok(())
+    }
+
+    /// What only time changes; warns of a lag that is more than the user wants.
+    pub(super) fn tick(&mut self) {
+        self.context.progress.tick();
+        let (Some(method), Some(lag)) = (self.context.update_method, self.context.progress.lag())
+        else {
+            return;
+        };
+        for (setting, warning) in lag.warnings(&method.replication_slot, method) {
+            let last = self.warned.get(setting);
+            if last.is_none_or(|last| last.elapsed() >= WARN_AGAIN) {
+                self.context.progress.note(&warning);
+                self.warned.insert(setting, Instant::now());
+            }
+        }
     }
 
     /// How the tables look now that they have everything.
@@ -277,7 +332,27 @@ impl Sync<'_> {
             let fault = log::lost(table, capture.slot(), &lost);
             return Err(Fault { transient: false, ..fault });
         }
+        let goes_on = self.context.continuous.is_some();
+        if goes_on && table.lost_at.is_some_and(|last| last.elapsed() > FORGIVEN) {
+            table.times_lost = 0;
+        }
         table.times_lost += 1;
+        table.lost_at = Some(Instant::now());
+        if table.times_lost > RELOADS && goes_on {
+            let doubled = 1 << (table.times_lost - RELOADS - 1).min(16);
+            let pause = PAUSE.saturating_mul(doubled).min(LONGEST_PAUSE);
+            table.reload_at = Some(Instant::now() + pause);
+            self.context.progress.note(&format!(
+                "warning: {}: its changes cannot be followed, again and again: {}; it stays as it \
+                 is and is loaded anew in {}",
+                table.id,
+                lost.reason,
+                human::seconds(pause.as_secs_f64())
+            ));
+            table.lost = Some(lost.reason);
+            self.keeper.change().unfollow(&lost.namespace, &lost.name);
+            return Ok(());
+        }
         if table.times_lost > RELOADS {
             return Err(Fault::new(
                 ErrorCode::Source,
@@ -304,10 +379,12 @@ impl Sync<'_> {
     fn reload_lost(&mut self) -> Result<bool, Stop> {
         let mut any = false;
         for (index, table) in self.tables.iter_mut().enumerate() {
-            if table.lost.take().is_none() {
+            let waits = table.reload_at.is_some_and(|at| at > Instant::now());
+            if waits || table.lost.take().is_none() {
                 continue;
             }
             any = true;
+            table.reload_at = None;
             table.action = Action::ReadAll;
             table.outcome = None;
             table.position = None;

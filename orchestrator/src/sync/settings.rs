@@ -79,10 +79,14 @@ pub fn new_run() -> Run {
     Run {
         id: Uuid::now_v7().to_string(),
         status: RunStatus::Running,
-        // What `_olake_timestamp` can hold, so that a resumed run repeats it.
-        started_at: DateTime::trunc_subsecs(Utc::now(), 6),
+        started_at: now(),
         load: None,
     }
+}
+
+/// What `_olake_timestamp` can hold of it, so that a resumed run repeats it.
+pub fn now() -> DateTime<Utc> {
+    DateTime::trunc_subsecs(Utc::now(), 6)
 }
 
 /// The run that a commit id of ours names.

@@ -14,6 +14,7 @@ pub mod publication;
 pub mod server;
 pub mod shape;
 pub mod slot;
+pub mod standby;
 pub mod table;
 
 use proto::v1;
@@ -79,7 +80,11 @@ pub async fn open(
     let shapes = shapes(&session, tables.iter()).await?;
     let with_shape =
         |(table, shape): (&Table, String)| v1::CaptureTable { shape, ..table.to_proto() };
+    if request.heartbeat && !server.standby {
+        server::heartbeat(&session, &request.slot).await?;
+    }
     let end = server::end_of_log(&session).await?;
+    let standbys_behind = standby::behind(&session, &request.slot, slot.confirmed_flush).await?;
     session.close().await;
     Ok(v1::OpenCaptureResponse {
         system_identifier: server.system_identifier,
@@ -93,6 +98,7 @@ pub async fn open(
         safe_wal_bytes: slot.safe_wal_bytes,
         publication: names.all,
         slot_moved,
+        standbys_behind,
     })
 }
 

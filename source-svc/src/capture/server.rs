@@ -78,6 +78,15 @@ pub async fn end_of_log(session: &Session) -> Result<Lsn, SourceError> {
     lsn(&row, 0)?.ok_or_else(|| SourceError::Internal("the server has no WAL position".to_owned()))
 }
 
+/// Writes a message of ours into the log: a transactional one, which is flushed
+/// with its commit.
+pub async fn heartbeat(session: &Session, slot: &str) -> Result<(), SourceError> {
+    let message = "SELECT pg_catalog.pg_logical_emit_message(true, 'tidewater', $1::text)";
+    let written = session.execute(message, &[&slot]).await;
+    written.map_err(SourceError::postgres("writing a heartbeat into the log"))?;
+    Ok(())
+}
+
 /// A position that the server has printed.
 pub fn lsn(row: &Row, column: usize) -> Result<Option<Lsn>, SourceError> {
     let text: Option<&str> = row.get(column);

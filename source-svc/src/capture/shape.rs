@@ -2,9 +2,10 @@
 //! not the same any more when that may have happened.
 //!
 //! ```text
-//! <files>-<columns>-<count>
-//! files:   of every partition, the file that it is in,     rewritten, truncated, attached, detached
-//!          and since when it is one
+//! <parts>-<files>-<columns>-<count>
+//! parts:   the table, its partitions, and since when they   attached, detached, dropped
+//!          are its
+//! files:   of each, the file that it is in                 rewritten, truncated
 //! columns: names, types, and what rows read that are older  ADD COLUMN … DEFAULT, renamed, dropped
 //! count:   UPDATEs and DELETEs so far                       of tables whose are not published
 //! ```
@@ -21,6 +22,7 @@ use crate::error::SourceError;
 /// Of one table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shape {
+    parts: String,
     files: String,
     columns: String,
     count: String,
@@ -29,29 +31,34 @@ pub struct Shape {
 impl Shape {
     /// As it travels.
     pub fn text(&self) -> String {
-        format!("{}-{}-{}", self.files, self.columns, self.count)
+        format!("{}-{}-{}-{}", self.parts, self.files, self.columns, self.count)
     }
 
     /// What may have changed since a shape that was told; `None`: nothing. A
     /// TRUNCATE, which the log tells of, gives a table new files, too: whether it
     /// was rewritten besides cannot be seen.
-    /// `truncated`: there was one, and rows of before do not matter.
+    /// `same_rows`: new files say nothing: there was one, and rows of before do not
+    /// matter, or the user wants it so.
     /// `keyless`: UPDATEs and DELETEs are not published.
     pub fn changed_since(
         &self,
         told: &str,
-        truncated: bool,
+        same_rows: bool,
         keyless: bool,
     ) -> Option<&'static str> {
         let mut parts = told.split('-');
-        let (files, columns, count) = (parts.next(), parts.next(), parts.next());
+        let mut next = || parts.next();
+        let (parts, files, columns, count) = (next(), next(), next(), next());
+        if parts != Some(self.parts.as_str()) {
+            return Some("a partition was attached, detached or dropped, or it was made anew");
+        }
         if columns != Some(self.columns.as_str()) {
             return Some("its columns, or the defaults of rows that are older, are not the same");
         }
-        if files != Some(self.files.as_str()) && !truncated {
+        if files != Some(self.files.as_str()) && !same_rows {
             return Some(
                 "it was truncated or rewritten (ALTER TABLE, VACUUM FULL), or a partition was \
-                 truncated, attached or detached, of which the log does not tell all",
+                 truncated, of which the log does not tell all",
             );
         }
         if keyless && count != Some(self.count.as_str()) {
@@ -82,7 +89,7 @@ pub async fn of(
              SELECT t.relid::oid FROM pg_partition_tree(c.oid) t) p \
            WHERE (n.nspname::text, c.relname::text) IN \
              (SELECT * FROM unnest($1::text[], $2::text[]))) \
-         SELECT p.nspname::text, p.relname::text, {}, {}, \
+         SELECT p.nspname::text, p.relname::text, {}, {}, {}, \
            coalesce(sum(s.n_tup_upd + s.n_tup_del), 0)::text \
          FROM part p LEFT JOIN pg_stat_all_tables s ON s.relid = p.oid \
          LEFT JOIN pg_inherits i ON i.inhrelid = p.oid AND p.oid <> p.root \
@@ -92,15 +99,16 @@ pub async fn of(
            WHERE a.attrelid = p.oid AND a.attnum > 0 AND NOT a.attisdropped) columns ON true \
          GROUP BY p.root, p.nspname, p.relname",
         // The row of pg_inherits is another one after a DETACH and an ATTACH.
-        hash("format('%s %s %s', p.oid, pg_relation_filenode(p.oid), i.xmin)"),
+        hash("format('%s %s', p.oid, i.xmin)"),
+        hash("format('%s %s', p.oid, pg_relation_filenode(p.oid))"),
         hash("columns.text")
     );
     let doing = "looking at what the tables are stored in";
     let rows = client.query(&query, &[&namespaces, &names]).await;
     let rows = rows.map_err(SourceError::postgres(doing))?;
     let shape = |row: &tokio_postgres::Row| {
-        let (files, columns, count) = (row.get(2), row.get(3), row.get(4));
-        ((row.get(0), row.get(1)), Shape { files, columns, count })
+        let (parts, files, columns, count) = (row.get(2), row.get(3), row.get(4), row.get(5));
+        ((row.get(0), row.get(1)), Shape { parts, files, columns, count })
     };
     Ok(rows.iter().map(shape).collect())
 }
@@ -112,6 +120,7 @@ mod tests {
     #[test]
     fn what_changes_rows_without_an_event_is_told_from_what_does_not() {
         let shape = |files: &str, columns: &str, count: &str| Shape {
+            parts: "p".to_owned(),
             files: files.to_owned(),
             columns: columns.to_owned(),
             count: count.to_owned(),
@@ -125,5 +134,7 @@ mod tests {
         assert!(!changed(shape("g", "c", "7"), true, false));
         assert!(changed(shape("g", "d", "7"), true, false));
         assert!(shape("f", "c", "7").changed_since("nonsense", false, false).is_some());
+        let attached = Shape { parts: "q".to_owned(), ..shape("f", "c", "7") };
+        assert!(changed(attached, true, false));
     }
 }

@@ -3,16 +3,23 @@
 //! Its position is what PostgreSQL was told to be ours: everything that ends at
 //! or before `confirmed_flush_lsn` may be gone from the server.
 
+use std::time::{Duration, Instant};
+
 use proto::lsn::Lsn;
 use tokio_postgres::error::SqlState;
 
 use super::server::{self, Server};
+use super::standby;
 use crate::connect::Session;
 use crate::error::SourceError;
 use crate::sql;
 
 /// Failover slots, and `invalidation_reason`.
 const FAILOVER: u32 = 170_000;
+/// How long a slot that is to be moved waits for standbys, and how long between
+/// two looks.
+const STANDBY_WAIT: Duration = Duration::from_secs(10);
+const STANDBY_POLL: Duration = Duration::from_millis(200);
 /// NAMEDATALEN − 1.
 pub const MAX_NAME: usize = 63;
 
@@ -223,6 +230,7 @@ pub async fn advance(session: &Session, slot: &str, lsn: Lsn) -> Result<Lsn, Sou
     if found.confirmed_flush == lsn {
         return Ok(lsn);
     }
+    wait_for_standbys(session, slot, lsn).await?;
     let statement = format!(
         "SELECT end_lsn::text FROM pg_catalog.pg_replication_slot_advance({}, {})",
         sql::quote_literal(slot),
@@ -236,6 +244,30 @@ pub async fn advance(session: &Session, slot: &str, lsn: Lsn) -> Result<Lsn, Sou
             remedy: "stop what reads from it, or give it a slot of its own".to_owned(),
         }),
         Err(error) => Err(SourceError::Postgres { doing, source: error }),
+    }
+}
+
+/// The server itself would wait for ever, and say nothing.
+async fn wait_for_standbys(session: &Session, slot: &str, lsn: Lsn) -> Result<(), SourceError> {
+    let deadline = Instant::now() + STANDBY_WAIT;
+    loop {
+        let behind = standby::behind(session, slot, lsn).await?;
+        if behind.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() >= deadline {
+            return Err(SourceError::Busy {
+                what: format!(
+                    "the replication slot {slot:?} cannot be moved to {lsn} before the standbys of \
+                     synchronized_standby_slots have received the log up to there: {}",
+                    behind.join("; ")
+                ),
+                remedy: "bring the standby up, or take its slot out of synchronized_standby_slots \
+                         (ALTER SYSTEM SET synchronized_standby_slots = …; SELECT pg_reload_conf())"
+                    .to_owned(),
+            });
+        }
+        tokio::time::sleep(STANDBY_POLL).await;
     }
 }
 

@@ -7,7 +7,7 @@ use proto::lsn::Lsn;
 use proto::v1;
 use tokio::sync::watch;
 
-use crate::capture::slot;
+use crate::capture::{server, slot};
 use crate::config::Config;
 use crate::connect::Session;
 use crate::error::SourceError;
@@ -73,6 +73,9 @@ impl Confirmations {
         slot::check_name(&request.slot)?;
         let session = Session::open(config, "tidewater confirm").await?;
         let reached = slot::advance(&session, &request.slot, lsn).await?;
+        let held = slot::find(&session, &request.slot).await?;
+        let held = held.ok_or_else(|| slot::gone(&request.slot))?;
+        let end = server::end_of_log(&session).await?;
         session.close().await;
         let slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let sender = slots.get(&Place::of(config, &request.slot)).and_then(Weak::upgrade);
@@ -83,7 +86,12 @@ impl Confirmations {
                 more
             });
         }
-        Ok(v1::ConfirmResponse { confirmed_flush: reached.to_string() })
+        Ok(v1::ConfirmResponse {
+            confirmed_flush: reached.to_string(),
+            end: end.to_string(),
+            retained_wal_bytes: held.retained_wal_bytes,
+            safe_wal_bytes: held.safe_wal_bytes,
+        })
     }
 }
 

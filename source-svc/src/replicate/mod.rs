@@ -18,6 +18,7 @@ pub mod confirm;
 mod exclusive;
 pub mod pgoutput;
 mod relation;
+mod shapes;
 mod spool;
 mod table;
 mod window;
@@ -34,7 +35,7 @@ use tonic::Status;
 
 use crate::batch::Bounds;
 use crate::capture::publication::Names;
-use crate::capture::{self, publication, server, shape, slot};
+use crate::capture::{self, publication, server, slot};
 use crate::check;
 use crate::config::Config;
 use crate::connect::Session;
@@ -65,6 +66,8 @@ const FINISHING: usize = 4;
 const POLL: Duration = Duration::from_millis(200);
 /// Between two progress messages.
 const PROGRESS_EVERY: Duration = Duration::from_millis(200);
+/// Microseconds from 1970 to 2000, where PostgreSQL's clock begins.
+const POSTGRES_EPOCH: i64 = 946_684_800_000_000;
 
 /// Where events go.
 pub type Events = mpsc::Sender<Result<ReplicateResponse, Status>>;
@@ -102,6 +105,8 @@ struct Reader<'a> {
     log: Log,
     to: Lsn,
     initial_wait: Duration,
+    /// New files of a table say nothing of its rows.
+    ignore_rewrites: bool,
     tables: Vec<Followed>,
     relations: Relations,
     shared: Shared,
@@ -114,6 +119,8 @@ struct Reader<'a> {
     pending: usize,
     /// Whether any change was of a table of ours.
     any: bool,
+    /// Of the interval's last transaction, as an interval says it.
+    committed_at: i64,
     report: Report,
     events: &'a Events,
 }
@@ -172,6 +179,7 @@ impl<'a> Reader<'a> {
             log,
             to,
             initial_wait: Duration::from_millis(request.initial_wait_ms.into()),
+            ignore_rewrites: request.ignore_rewrites,
             tables: followed?,
             relations,
             shared: Shared {
@@ -186,6 +194,7 @@ impl<'a> Reader<'a> {
             touched: Vec::new(),
             pending: 0,
             any: false,
+            committed_at: 0,
             report: Report { rows: 0, bytes: 0, last: Instant::now() },
             events,
         })
@@ -251,6 +260,7 @@ impl<'a> Reader<'a> {
                 (Message::Commit { commit_lsn, end_lsn }, Some(begun))
                     if begun.commit_lsn == commit_lsn =>
                 {
+                    self.committed_at = begun.commit_time + POSTGRES_EPOCH;
                     *transaction = None;
                     self.progress(end_lsn);
                     continue;
@@ -398,8 +408,10 @@ impl<'a> Reader<'a> {
         self.pending = 0;
         self.shared.spool.clear();
         self.report_now(to).await?;
+        let committed_at = std::mem::take(&mut self.committed_at);
+        let (from_text, to_text) = (from.to_string(), to.to_string());
         let interval =
-            v1::IntervalStaged { number, from: from.to_string(), to: to.to_string(), tables };
+            v1::IntervalStaged { number, from: from_text, to: to_text, tables, committed_at };
         self.in_flight.add(to);
         self.emit(Event::Staged(interval)).await?;
         self.number += 1;
@@ -424,39 +436,6 @@ impl<'a> Reader<'a> {
             }
         }
         Ok(())
-    }
-
-    /// The tables' shapes at the end. One that is not as it was told has rows
-    /// that changed without an event: that table is lost.
-    async fn shapes(&mut self) -> Result<Vec<v1::TableShape>, SourceError> {
-        let relations: Vec<_> =
-            self.tables.iter().map(|followed| &followed.table.stream.relation).collect();
-        let namespaces: Vec<&str> = relations.iter().map(|of| of.namespace.as_str()).collect();
-        let names: Vec<&str> = relations.iter().map(|of| of.name.as_str()).collect();
-        let mut found = shape::of(self.log.session(), &namespaces, &names).await?;
-        let mut shapes = Vec::new();
-        for place in 0..self.tables.len() {
-            let followed = &self.tables[place];
-            if followed.lost {
-                continue;
-            }
-            let relation = &followed.table.stream.relation;
-            let (namespace, name) = (relation.namespace.clone(), relation.name.clone());
-            let Some(now) = found.remove(&(namespace.clone(), name.clone())) else {
-                self.lose(place, "it was dropped or renamed".to_owned()).await?;
-                continue;
-            };
-            let (told, keyless) = (followed.shape.as_str(), !followed.table.publishable);
-            let changed = match told {
-                "" => None,
-                told => now.changed_since(told, followed.was_truncated, keyless),
-            };
-            match changed {
-                Some(why) => self.lose(place, why.to_owned()).await?,
-                None => shapes.push(v1::TableShape { namespace, name, shape: now.text() }),
-            }
-        }
-        Ok(shapes)
     }
 
     fn progress(&mut self, lsn: Lsn) {

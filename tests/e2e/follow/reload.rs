@@ -112,3 +112,29 @@ fn partitions_that_come_and_go_are_followed_by_a_load() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn a_rewrite_that_the_user_wants_ignored_costs_no_load() -> Result<()> {
+    let followed = Followed::new(
+        Into::Iceberg,
+        "rewrite_ignored",
+        "CREATE TABLE t (id int PRIMARY KEY, v text);
+         INSERT INTO t SELECT i, 'a' FROM generate_series(1, 100) i",
+    )?;
+    let streams = ["public.t"];
+    followed.sync_equals(&streams)?;
+    for (on_rewrite, how) in [("reload", "loaded"), ("ignore", "followed")] {
+        followed.project.edit("source.json", |source| {
+            source["update_method"]["on_rewrite"] = on_rewrite.into();
+        })?;
+        followed.psql("VACUUM FULL t")?;
+        followed.psql("UPDATE t SET v = v || '.' WHERE id < 10; DELETE FROM t WHERE id = 50")?;
+        let outcome = followed.sync_equals(&streams)?;
+        assert_eq!(Followed::how(&outcome, "public.t")?, how, "{on_rewrite}");
+    }
+    // What is known to change rows is not ignored.
+    followed.psql("ALTER TABLE t ADD COLUMN w int NOT NULL DEFAULT 7")?;
+    let outcome = followed.sync_equals(&streams)?;
+    assert_eq!(Followed::how(&outcome, "public.t")?, "loaded");
+    Ok(())
+}

@@ -4,22 +4,27 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
+use prost::Message;
 use proto::lsn::Lsn;
 use proto::v1::commit_request::Mode;
 use proto::v1::replicate_response::Event;
+use tonic::{Response, Status};
 
+use super::fake::World;
 use super::*;
 
 /// The server's log and slot, and what the tables hold of it.
 #[derive(Default)]
 pub(super) struct Log {
     pub(super) end: u64,
-    confirmed: u64,
+    pub(super) confirmed: u64,
     system: String,
     /// Ends of transactions, and the table each has changed.
     changes: Vec<(u64, String)>,
     /// Transactions that the stream cannot tell.
-    untold: BTreeSet<u64>,
+    pub(super) untold: BTreeSet<u64>,
     contents: BTreeMap<String, Content>,
     /// Calls of all services so far.
     calls: usize,
@@ -144,6 +149,7 @@ impl World {
                 from: Lsn(from).to_string(),
                 to: Lsn(end).to_string(),
                 tables,
+                ..Default::default()
             }));
             from = end;
         }
@@ -157,7 +163,8 @@ impl World {
         let to = request.lsn.parse::<Lsn>().unwrap().0;
         assert!(to >= self.log.confirmed, "a slot moves forward");
         self.log.confirmed = to;
-        ConfirmResponse { confirmed_flush: request.lsn }
+        let end = Lsn(self.log.end).to_string();
+        ConfirmResponse { confirmed_flush: request.lsn, end, ..Default::default() }
     }
 
     /// What a commit makes of a table.
@@ -176,7 +183,7 @@ impl World {
     }
 
     /// Transactions that have just been committed at the source.
-    fn write(&mut self, tables: &[&str]) {
+    pub(super) fn write(&mut self, tables: &[&str]) {
         for table in tables {
             self.log.end += 10;
             self.log.changes.push((self.log.end, (*table).to_owned()));
@@ -184,7 +191,7 @@ impl World {
         self.log.end += 1;
     }
 
-    fn assert_complete(&self, what: &str) {
+    pub(super) fn assert_complete(&self, what: &str) {
         for name in self.tables.keys() {
             let content = self.log.contents.get(name).cloned().unwrap_or_default();
             let expected: Vec<_> = self
@@ -200,7 +207,7 @@ impl World {
 }
 
 /// Tables that are followed, with some transactions before the first sync.
-async fn bench(tables: &[(&str, u32)]) -> Bench {
+pub(super) async fn bench(tables: &[(&str, u32)]) -> Bench {
     let mut bench = Bench::new(tables).await;
     for stream in &mut bench.streams {
         stream.sync_mode = SyncMode::Cdc;
@@ -213,7 +220,7 @@ async fn bench(tables: &[(&str, u32)]) -> Bench {
     bench
 }
 
-fn reads(bench: &Bench) -> Vec<String> {
+pub(super) fn reads(bench: &Bench) -> Vec<String> {
     let mut world = bench.fake.world();
     std::mem::take(&mut world.reads).into_iter().map(|read| read.1).collect()
 }

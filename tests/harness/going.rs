@@ -1,0 +1,49 @@
+//! A sync that goes on.
+
+use anyhow::{Result, ensure};
+
+use crate::follow::{Followed, slot};
+use crate::run::{Outcome, Project, Running, poll};
+
+impl Followed {
+    /// Starts a sync that goes on and looks every second.
+    pub fn go_on(&self) -> Result<Running> {
+        self.go_on_through(&Project::SYNC, 1)
+    }
+
+    /// One with these arguments that looks after so many seconds.
+    pub fn go_on_through<S: AsRef<str>>(&self, arguments: &[S], seconds: u64) -> Result<Running> {
+        self.project.edit("source.json", |source| {
+            source["update_method"]["commit_interval"] = seconds.into();
+        })?;
+        let arguments: Vec<_> =
+            arguments.iter().map(AsRef::as_ref).chain(["--continuous"]).collect();
+        self.project.start(&arguments)
+    }
+
+    /// Waits until everything that is committed now was acknowledged.
+    pub fn caught_up(&self, going: &mut Running) -> Result<()> {
+        let end = self.psql("SELECT pg_current_wal_flush_lsn()")?;
+        let caught_up = poll("the slot has moved there", || {
+            ensure!(!going.ended()?, "the sync has ended");
+            self.is_confirmed(&end)
+        });
+        caught_up.or_else(|error| Err(error.context(going.stop()?)))
+    }
+
+    /// Whether the slot has moved there.
+    pub fn is_confirmed(&self, lsn: &str) -> Result<bool> {
+        let answer = self.psql(&format!(
+            "SELECT confirmed_flush_lsn >= '{lsn}' FROM pg_replication_slots
+             WHERE slot_name = '{}'",
+            slot(&self.project)
+        ))?;
+        Ok(answer == "t")
+    }
+}
+
+/// Ends a sync that goes on by SIGTERM, in order.
+pub fn end(going: Running) -> Result<Outcome> {
+    going.signal("TERM")?;
+    going.wait()?.succeeded()
+}
