@@ -196,7 +196,11 @@ impl Sync<'_> {
             tables,
             interval_changes: self.context.update_method.map_or(0, |method| method.commit_changes),
             intervals_in_flight: 0,
-            initial_wait_ms: capture.initial_wait_ms,
+            // One that goes on looks again anyway.
+            initial_wait_ms: match self.context.continuous {
+                Some(_) => 0,
+                None => capture.initial_wait_ms,
+            },
             ignore_rewrites: self
                 .context
                 .update_method
