@@ -16,5 +16,6 @@ mod seeds;
 mod soft;
 mod standby;
 mod strict;
+mod values;
 
 use tests::follow::{Followed, Into};

@@ -31,6 +31,18 @@ pub const ALL_TABLES: [&str; 12] = [
     "public.child",
 ];
 
+/// Those of [`TABLES`], one of rows without a key that are known whole, and one of
+/// values that are stored apart from their rows. [`MORE`] makes them.
+pub const LARGE_TABLES: [&str; 7] = [
+    "public.plain",
+    "public.whole",
+    "public.indexed",
+    "public.pair",
+    "public.keyless",
+    "public.free",
+    "public.toasted",
+];
+
 /// By the identity they have: the primary key, all columns, a unique index, a
 /// key of two columns, none.
 pub const SCHEMA: &str = "

@@ -172,6 +172,21 @@ impl Layout {
         })
     }
 
+    /// Where the rows as JSON stand in a batch, if they do.
+    pub fn json(&self) -> Option<usize> {
+        self.json.as_ref().map(|_| self.first_column() - 1)
+    }
+
+    /// The source's columns that stand as they are, and where in a batch.
+    pub fn typed(&self) -> impl Iterator<Item = (usize, usize)> {
+        let first = self.first_column();
+        self.typed.iter().enumerate().map(move |(at, source)| (*source, first + at))
+    }
+
+    fn first_column(&self) -> usize {
+        self.schema.fields().len() - self.typed.len()
+    }
+
     /// The schema of every batch, with the metadata of [`proto::columns`] that
     /// the source gave; [`decimal::declared`]: what the destination says of it.
     pub fn schema(&self) -> SchemaRef {

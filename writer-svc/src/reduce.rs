@@ -9,6 +9,7 @@
 //! ```text
 //! push: changes ─► by a hash of their key ─► sorter (memory, then disk)
 //! finish: one bucket after the other: key ─► first and last change ─┬─► rows
+//!                                                                   ├─► rows that lack values
 //!                                                                   └─► keys
 //! ```
 //!
@@ -16,6 +17,9 @@
 //! it lacks is what the change of the same key before it has, however far back;
 //! what none of the stream has stays unknown, and the row says so in the same
 //! column.
+//!
+//! Rows without a key are told apart by all of their columns, and counted
+//! ([`multiset`]).
 //!
 //! A key's rows of before have to go unless its first change created it: then
 //! there were none. Keys are compared as values, all columns of them.
@@ -25,6 +29,7 @@
 //! to its bucket: what it was before is let go of.
 
 mod bucket;
+mod multiset;
 
 use std::hash::{DefaultHasher, Hasher};
 use std::path::Path;
@@ -39,6 +44,7 @@ use crate::naming::OP_TYPE;
 use crate::row_metadata;
 use crate::spill::PartitionSorter;
 use bucket::Bucket;
+use multiset::Multiset;
 
 /// Parts that the changes are cut into by their keys.
 const BUCKETS: usize = 256;
@@ -66,6 +72,10 @@ pub struct Reducer {
 pub struct Reduced {
     /// With all columns sent.
     pub rows: RecordBatch,
+    /// The same of those that lack values (by transaction: none, those are among
+    /// the others); without a key: whole rows that are gone, each as often as it
+    /// is.
+    pub lacking: RecordBatch,
     /// The columns of those to delete, each once.
     pub keys: RecordBatch,
 }
@@ -77,14 +87,16 @@ struct Columns {
     schema: SchemaRef,
     /// Columns before those of the source.
     reserved: usize,
+    /// Rows have a key.
+    keyed: bool,
     /// Places of the key's columns, and their schema.
     key: Vec<usize>,
     keys: SchemaRef,
 }
 
 impl Reducer {
-    /// `sent` has `_op_type` as its first column; `key` names source columns,
-    /// at least one. Spills to `dir` beyond `budget_bytes`.
+    /// `sent` has `_op_type` as its first column; `key` names source columns; none:
+    /// rows are told apart by all of them. Spills to `dir` beyond `budget_bytes`.
     pub fn new(
         scope: Scope,
         sent: SchemaRef,
@@ -93,9 +105,6 @@ impl Reducer {
         budget_bytes: usize,
     ) -> Result<Self, WriterError> {
         let invalid = |problem: String| WriterError::InvalidRequest(problem);
-        if key.is_empty() {
-            return Err(invalid("changes cannot be told apart without a key".into()));
-        }
         if sent.fields().first().is_none_or(|field| field.name() != OP_TYPE) {
             return Err(invalid(format!("changes begin with {OP_TYPE}")));
         }
@@ -106,12 +115,19 @@ impl Reducer {
                 .map(|at| at + reserved)
                 .ok_or_else(|| invalid(format!("the key column {name:?} is not among those sent")))
         };
-        let key = key.iter().map(place).collect::<Result<Vec<_>, _>>()?;
+        let keyed = !key.is_empty();
+        if !keyed && (scope == Scope::Transaction || reserved > row_metadata::UNCHANGED) {
+            return Err(invalid("changes cannot be told apart without a key".into()));
+        }
+        let key = match keyed {
+            true => key.iter().map(place).collect::<Result<Vec<_>, _>>()?,
+            false => (reserved..sent.fields().len()).collect(),
+        };
         let fields = key.iter().map(|&at| Arc::clone(&sent.fields()[at])).collect::<Vec<_>>();
         let keys = Arc::new(Schema::new_with_metadata(fields, sent.metadata().clone()));
         let converter = converter(&keys)?;
         let sorter = PartitionSorter::new(dir, Arc::clone(&sent), budget_bytes);
-        let columns = Columns { scope, schema: sent, reserved, key, keys };
+        let columns = Columns { scope, schema: sent, reserved, keyed, key, keys };
         Ok(Reducer { columns, converter, sorter })
     }
 
@@ -146,7 +162,7 @@ impl Reducer {
     pub fn finish(self) -> Result<impl Iterator<Item = Result<Reduced, WriterError>>, WriterError> {
         let Reducer { columns, converter, sorter } = self;
         let mut slices = sorter.finish()?.peekable();
-        let mut bucket = Bucket::new(columns, converter);
+        let mut bucket = Comes::new(columns, converter);
         Ok(std::iter::from_fn(move || {
             let name = match slices.peek()? {
                 Ok((name, _)) => name.clone(),
@@ -162,6 +178,35 @@ impl Reducer {
             }
             Some(bucket.reduce())
         }))
+    }
+}
+
+/// A bucket of either kind.
+enum Comes {
+    ByKey(Bucket),
+    Counted(Multiset),
+}
+
+impl Comes {
+    fn new(columns: Columns, converter: RowConverter) -> Self {
+        match columns.keyed {
+            true => Comes::ByKey(Bucket::new(columns, converter)),
+            false => Comes::Counted(Multiset::new(columns, converter)),
+        }
+    }
+
+    fn take(&mut self, batch: RecordBatch) -> Result<(), WriterError> {
+        match self {
+            Comes::ByKey(bucket) => bucket.take(batch),
+            Comes::Counted(multiset) => multiset.take(batch),
+        }
+    }
+
+    fn reduce(&mut self) -> Result<Reduced, WriterError> {
+        match self {
+            Comes::ByKey(bucket) => bucket.reduce(),
+            Comes::Counted(multiset) => multiset.reduce(),
+        }
     }
 }
 

@@ -3,8 +3,10 @@
 //! ```text
 //! rows:     ─────────────────────────────────► layout ─► split, sort ─► encode ─► stage
 //! changes:  reduce ─┬─ each key's last row ──► layout ─► split, sort ─► encode ─► stage
-//!                   └─ keys to delete ───────► layout ────────────────► encode ─► stage
-//!                      (where rows can be deleted)
+//!                   │  (where rows can be deleted)
+//!                   ├─ keys to delete ───────► layout ────────────────► encode ─► stage
+//!                   └─ rows that lack values, and of tables without a key those that are
+//!                      gone ─────────────────► aside, until the table can be asked
 //! ```
 
 use std::sync::Arc;
@@ -19,6 +21,7 @@ use crate::Options;
 use crate::decimal;
 use crate::encode::Encoder;
 use crate::error::WriterError;
+use crate::iceberg::aside::Aside;
 use crate::iceberg::positions;
 use crate::layout::Layout;
 use crate::partition::Split;
@@ -69,6 +72,9 @@ impl Way {
 
 /// Changes on their way.
 pub struct Changes {
+    request: StageRequest,
+    options: Options,
+    sent: SchemaRef,
     /// Absent: the stream says it itself.
     said: Option<Said>,
     reducer: Reducer,
@@ -101,8 +107,10 @@ impl Changes {
             rows.encoder.scratch(),
             usize::try_from(options.sort_bytes).unwrap_or(usize::MAX),
         )?;
-        if !deletes {
-            return Ok(Changes { said, reducer, rows, keys: None });
+        let (options, sent) = (options.clone(), Arc::clone(sent));
+        if !deletes || key.is_none_or(<[String]>::is_empty) {
+            let request = request.clone();
+            return Ok(Changes { request, options, sent, said, reducer, rows, keys: None });
         }
         let keys = StageRequest {
             kind: Kind::EqualityDeletes.into(),
@@ -110,8 +118,8 @@ impl Changes {
             chunk_id: request.chunk_id + 1,
             ..request.clone()
         };
-        let keys = Rows::begin(keys, &reducer.keys(), options)?;
-        Ok(Changes { said, reducer, rows, keys: Some(keys) })
+        let keys = Some(Rows::begin(keys, &reducer.keys(), &options)?);
+        Ok(Changes { request: request.clone(), options, sent, said, reducer, rows, keys })
     }
 
     fn push(&mut self, sent: &RecordBatch) -> Result<(), WriterError> {
@@ -122,6 +130,7 @@ impl Changes {
     }
 
     fn finish(mut self, cancelled: &CancellationToken) -> Result<StagedChunk, WriterError> {
+        let mut aside: Option<Aside> = None;
         for reduced in self.reducer.finish()? {
             if cancelled.is_cancelled() {
                 return Err(WriterError::Cancelled);
@@ -131,10 +140,25 @@ impl Changes {
             if let Some(keys) = &mut self.keys {
                 keys.push(&reduced.keys)?;
             }
+            if reduced.lacking.num_rows() > 0 {
+                let aside = match &mut aside {
+                    Some(aside) => aside,
+                    None => {
+                        let (destination, table) =
+                            (self.request.destination.as_ref(), self.request.table.as_ref());
+                        let target = target::of(destination, table, &self.options)?;
+                        aside.insert(target.put_aside(&self.request, &self.sent)?)
+                    }
+                };
+                aside.push(&reduced.lacking)?;
+            }
         }
         let mut staged = self.rows.finish(cancelled)?;
         if let Some(keys) = self.keys.filter(|keys| keys.pushed > 0) {
             staged.deletes = Some(Box::new(keys.finish(cancelled)?));
+        }
+        if let Some(aside) = aside {
+            staged.pending = Some(Box::new(aside.finish(&self.request)?));
         }
         Ok(staged)
     }
@@ -156,7 +180,8 @@ pub struct Rows {
 }
 
 impl Rows {
-    fn begin(
+    /// For batches of the schema `sent`.
+    pub fn begin(
         request: StageRequest,
         sent: &SchemaRef,
         options: &Options,
@@ -205,31 +230,56 @@ impl Rows {
         })
     }
 
-    fn push(&mut self, sent: &RecordBatch) -> Result<(), WriterError> {
+    /// Takes rows as they come.
+    pub fn push(&mut self, sent: &RecordBatch) -> Result<(), WriterError> {
         if sent.num_rows() == 0 {
             return Ok(());
         }
-        self.pushed += sent.num_rows();
+        if self.row_metadata.is_some() {
+            self.unresolved += row_metadata::unresolved(sent);
+        }
+        let (source, batch) = self.lay_out(sent)?;
+        self.write(&source, &batch)
+    }
+
+    /// Rows as they come → the source's columns of them, and as they stand at
+    /// the destination.
+    pub fn lay_out(
+        &mut self,
+        sent: &RecordBatch,
+    ) -> Result<(RecordBatch, RecordBatch), WriterError> {
         let (source, metadata) = match &self.row_metadata {
-            Some(metadata) => {
-                self.unresolved += row_metadata::unresolved(sent);
-                metadata.split(sent)?
-            }
+            Some(metadata) => metadata.split(sent)?,
             None => (sent.clone(), None),
         };
         let batch = self.layout.apply(&source, metadata)?;
+        Ok((source, batch))
+    }
+
+    /// How they stand there.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Takes rows that are laid out.
+    pub fn write(&mut self, source: &RecordBatch, batch: &RecordBatch) -> Result<(), WriterError> {
+        if batch.num_rows() == 0 {
+            return Ok(());
+        }
+        self.pushed += batch.num_rows();
         match &mut self.sorted {
-            None => self.encoder.write("", &batch),
+            None => self.encoder.write("", batch),
             Some((split, sorter)) => {
                 // As it comes it says more about the table than one partition's rows.
-                self.encoder.learn(&batch);
-                let groups = split.split(&source, &batch)?;
-                sorter.push(&batch, &groups)
+                self.encoder.learn(batch);
+                let groups = split.split(source, batch)?;
+                sorter.push(batch, &groups)
             }
         }
     }
 
-    fn finish(mut self, cancelled: &CancellationToken) -> Result<StagedChunk, WriterError> {
+    /// Stages them.
+    pub fn finish(mut self, cancelled: &CancellationToken) -> Result<StagedChunk, WriterError> {
         if let Some((_, sorter)) = self.sorted.take() {
             for part in sorter.finish()? {
                 if cancelled.is_cancelled() {

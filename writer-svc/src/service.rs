@@ -1,4 +1,4 @@
-//! The calls: Writer's four, and Flight's DoPut. Every one that touches files
+//! The calls: Writer's five, and Flight's DoPut. Every one that touches files
 //! does so off the async threads.
 
 use std::sync::Arc;
@@ -13,8 +13,8 @@ use futures::stream::{self, BoxStream};
 use prost::Message;
 use proto::v1::writer_server::Writer;
 use proto::v1::{
-    CommitRequest, CommitResponse, DropRequest, DropResponse, PrepareRequest, PrepareResponse,
-    Table, WriterCheckRequest, WriterCheckResponse,
+    CommitRequest, CommitResponse, CompleteRequest, CompleteResponse, DropRequest, DropResponse,
+    PrepareRequest, PrepareResponse, Table, WriterCheckRequest, WriterCheckResponse,
 };
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
@@ -93,6 +93,21 @@ impl Writer for WriterService {
             }
             let last_commit = target.prepare(&request)?;
             Ok(PrepareResponse { last_commit, location: target.location()? })
+        });
+        Ok(Response::new(response.await?))
+    }
+
+    async fn complete(
+        &self,
+        request: Request<CompleteRequest>,
+    ) -> Result<Response<CompleteResponse>, Status> {
+        let request = request.into_inner();
+        let options = Arc::clone(&self.options);
+        let response = self.blocking(move || {
+            let stage = request.stage.as_ref();
+            let destination = stage.and_then(|stage| stage.destination.as_ref());
+            let table = stage.and_then(|stage| stage.table.as_ref());
+            target::of(destination, table, &options)?.complete(&request, &options)
         });
         Ok(Response::new(response.await?))
     }

@@ -4,9 +4,14 @@
 //! | destination | the table has | stage | commit |
 //! |---|---|---|---|
 //! | Iceberg | an identity | each key's last change, and the keys to delete | ROW_DELTA |
+//! | Iceberg | none, and old rows are whole | how many of each row are more or fewer | ROW_DELTA |
 //! | Parquet | an identity | each transaction's last change of a key | APPEND |
 //! | either | none, or append_mode | every change as a row | APPEND |
 //! | either | the sync_mode strict_cdc | every change as a row | APPEND |
+//!
+//! What an upsert does not say is completed by the table's own rows, after the
+//! commit before: values that an UPDATE left as they were, the last ones of rows
+//! that are kept as deleted, places of rows without a key.
 //!
 //! After a TRUNCATE what is staged is all that the table holds: REPLACE. A log
 //! (strict_cdc) keeps what was before. Rows of which a value is not known cannot be
@@ -21,10 +26,12 @@ use proto::v1::commit_request::Mode;
 use proto::v1::destination::Kind as Destination;
 use proto::v1::stage_request::Kind;
 use proto::v1::{
-    CaptureTable, CommitRequest, CommitResponse, ErrorCode, StageRequest, StagedChunk, StagedTable,
+    CaptureTable, CommitRequest, CommitResponse, CompleteRequest, CompleteResponse, ErrorCode,
+    StageRequest, StagedChunk, StagedTable,
 };
 
 use super::position::Position;
+use super::retry::Retry;
 use super::{Context, TableRun, Unrepresentable};
 use crate::state::Run;
 use crate::streams::SelectedStream;
@@ -39,6 +46,8 @@ pub struct Staged {
     pub truncated: bool,
     /// Rows that lack a value.
     pub unresolved: u64,
+    /// To be completed.
+    pub pending: Option<StagedChunk>,
     pub unrepresentable: Unrepresentable,
 }
 
@@ -49,16 +58,17 @@ impl Staged {
             Fault::new(ErrorCode::Internal, format!("the descriptor of what was staged {what}"))
                 .remedy("use services of this version")
         };
-        let mut chunks = Vec::new();
+        let (mut chunks, mut pending) = (Vec::new(), None);
         if !table.staged.is_empty() {
             let mut chunk = StagedChunk::decode(table.staged)
                 .map_err(|error| wrong(format!("is malformed: {error}")))?;
             let deletes = chunk.deletes.take();
+            pending = chunk.pending.take().map(|pending| *pending);
             chunks.push(chunk);
             chunks.extend(deletes.map(|deletes| *deletes));
         }
         let fits = |c: &StagedChunk| c.load_id == load_id && c.settings_hash == settings_hash;
-        if !chunks.iter().all(fits) {
+        if !chunks.iter().chain(&pending).all(fits) {
             return Err(wrong("is of other changes".to_owned()));
         }
         let mut unrepresentable = BTreeMap::new();
@@ -67,7 +77,7 @@ impl Staged {
         }
         let (load_id, truncated) = (load_id.to_owned(), table.truncated);
         let unresolved = chunks.iter().map(|chunk| chunk.unresolved).sum();
-        Ok(Staged { chunks, load_id, truncated, unresolved, unrepresentable })
+        Ok(Staged { chunks, load_id, truncated, unresolved, pending, unrepresentable })
     }
 
     /// Why it cannot be committed.
@@ -76,11 +86,15 @@ impl Staged {
             // What is to take the place of its content must be staged.
             return Some("it was truncated".to_owned());
         }
-        (self.unresolved > 0).then(|| {
+        let unknown = match (self.truncated, &self.pending) {
+            // Nothing of what was there is left to ask.
+            (true, Some(pending)) => self.unresolved + pending.rows,
+            _ => self.unresolved,
+        };
+        (unknown > 0).then(|| {
             format!(
-                "{} rows were changed beside a large value that was left as it was, and the log \
-                 does not say what it is (REPLICA IDENTITY FULL would)",
-                self.unresolved
+                "{unknown} rows were changed beside a large value that was left as it was, and the log \
+                 does not say what it is (REPLICA IDENTITY FULL would)"
             )
         })
     }
@@ -122,16 +136,22 @@ pub fn demand_whole_rows<'a>(
     Err(Fault::new(ErrorCode::InvalidConfig, message).remedy(remedy))
 }
 
-/// Whether changes are told apart by their rows' identity; else each is a row of
-/// its own.
-fn by_identity(table: &TableRun) -> bool {
-    let identity = table.seen.as_ref().is_some_and(|seen| !seen.identity.is_empty());
-    identity && !table.stream.append_mode && !table.is_log()
+/// Whether changes come to less than each of them as a row.
+fn reduces(context: &Context<'_>, table: &TableRun) -> bool {
+    let seen = table.seen.as_ref();
+    let identity = seen.is_some_and(|seen| !seen.identity.is_empty());
+    let whole = seen.is_some_and(|seen| seen.full) && deletes(context);
+    (identity || whole) && !table.stream.append_mode && !table.is_log()
 }
 
 /// Whether changes replace rows of the table.
 fn upserts(context: &Context<'_>, table: &TableRun) -> bool {
-    by_identity(table) && matches!(context.destination.kind, Some(Destination::Iceberg(_)))
+    reduces(context, table) && deletes(context)
+}
+
+/// Whether rows can be deleted from the destination's tables.
+fn deletes(context: &Context<'_>) -> bool {
+    matches!(context.destination.kind, Some(Destination::Iceberg(_)))
 }
 
 /// How the table's changes are staged under `load_id`, to which the source
@@ -143,9 +163,48 @@ pub fn stage(context: &Context<'_>, run: &Run, table: &TableRun, load_id: &str) 
         load_id: load_id.to_owned(),
         settings_hash: table.settings.hash.clone(),
         processed_at: run.started_at.timestamp_micros(),
-        kind: if by_identity(table) { Kind::Changes } else { Kind::Data }.into(),
+        kind: if reduces(context, table) { Kind::Changes } else { Kind::Data }.into(),
         row_metadata: true,
         ..Default::default()
+    }
+}
+
+/// What is to be completed before the commit, by the table as it is.
+pub fn completion(
+    context: &Context<'_>,
+    run: &Run,
+    table: &TableRun,
+    staged: &Staged,
+) -> Option<CompleteRequest> {
+    let pending = staged.pending.clone()?;
+    let commit = table.last_commit.as_ref();
+    Some(CompleteRequest {
+        stage: Some(stage(context, run, table, &staged.load_id)),
+        pending: Some(pending),
+        expected_commit_id: commit.map(|commit| commit.commit_id.clone()).unwrap_or_default(),
+    })
+}
+
+/// Has it completed, trying again after transient failures.
+pub async fn complete(
+    context: &Context<'_>,
+    request: CompleteRequest,
+) -> Result<CompleteResponse, Fault> {
+    let stage = request.stage.as_ref();
+    let stream = stage.and_then(|stage| stage.table.as_ref()).map(|table| table.stream.clone());
+    let what = format!("completing the changes of {}", stream.unwrap_or_default());
+    let mut retry = Retry::new(context.source_config.retry_count);
+    loop {
+        let assigned = context.writers.take();
+        let mut client = assigned.writer().client.clone();
+        match client.complete(request.clone()).await {
+            Ok(answer) => return Ok(answer.into_inner()),
+            Err(status) => {
+                assigned.failed();
+                let say = |line: &str| context.progress.note(line);
+                retry.again(&what, Fault::from(status), say).await?;
+            }
+        }
     }
 }
 

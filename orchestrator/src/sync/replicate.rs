@@ -218,7 +218,7 @@ impl Sync<'_> {
         let to = end(&staged.to)?;
         let position = capture.at(to);
         let load_id = format!("{}-{}", call.load_id, staged.number);
-        let mut commits = Vec::new();
+        let mut changed = Vec::new();
         for table in staged.tables {
             let index = call.index(&table.namespace, &table.name)?;
             if self.tables[index].lost.is_some() {
@@ -236,6 +236,11 @@ impl Sync<'_> {
                 self.lose(capture, call, TableLost { namespace, name, reason })?;
                 continue;
             }
+            changed.push((staged, index));
+        }
+        self.complete(capture, call, &mut changed).await?;
+        let mut commits = Vec::new();
+        for (staged, index) in changed {
             let request = changes::commit(&self.context, &self.tables[index], &staged, &position);
             commits.push((staged, index, request));
         }
@@ -266,6 +271,50 @@ impl Sync<'_> {
         }
         self.confirm(capture, call, to).await?;
         self.context.progress.confirmed(|lag| lag.reach(to, staged.committed_at));
+        Ok(())
+    }
+
+    /// Completes what has to be, by the tables as the interval before has left
+    /// them; tables of which that cannot be are lost.
+    async fn complete(
+        &mut self,
+        capture: &Capture,
+        call: &Call,
+        changed: &mut Vec<(Staged, usize)>,
+    ) -> Result<(), Stop> {
+        let requests: Vec<_> = changed
+            .iter()
+            .enumerate()
+            .filter_map(|(at, (staged, index))| {
+                let table = &self.tables[*index];
+                Some((at, changes::completion(&self.context, &self.run, table, staged)?))
+            })
+            .collect();
+        if requests.is_empty() {
+            return Ok(());
+        }
+        let context = &self.context;
+        let answers = stream::iter(requests)
+            .map(|(at, request)| async move { (at, changes::complete(context, request).await) })
+            .buffer_unordered(COMMITS_AT_ONCE)
+            .collect::<Vec<_>>();
+        let mut missing = HashMap::new();
+        for (at, answer) in context.cancellable(answers).await? {
+            let answer = answer?;
+            match answer.missing {
+                what if what.is_empty() => changed[at].0.chunks.extend(answer.staged),
+                what => {
+                    missing.insert(changed[at].1, what);
+                }
+            }
+        }
+        changed.retain(|(_, index)| !missing.contains_key(index));
+        for (index, what) in missing {
+            let table = &self.tables[index].stream;
+            let (namespace, name) = (table.namespace.clone(), table.name.clone());
+            let reason = format!("the table does not say what the changes leave out: {what}");
+            self.lose(capture, call, TableLost { namespace, name, reason })?;
+        }
         Ok(())
     }
 

@@ -254,8 +254,14 @@ impl Followed {
                 source.name
             )));
         }
-        if moved && let Some(old) = &old {
-            self.delete_row(transaction, old)?;
+        // Without a key the row that was is known by all of its values.
+        moved |= self.table.identity.is_empty();
+        match &old {
+            Some(old) if moved => self.delete_row(transaction, old)?,
+            None if self.table.identity.is_empty() => {
+                return Err(Refused::Lost("an UPDATE does not say what its row was".to_owned()));
+            }
+            _ => {}
         }
         self.append(b'u', transaction, |source| new[source.place])?;
         Ok(1 + u64::from(moved))
@@ -300,7 +306,7 @@ impl Followed {
     }
 
     fn require_identity(&self, what: &str) -> Result<(), Refused> {
-        if !self.table.identity.is_empty() {
+        if !self.table.identity.is_empty() || self.table.full {
             return Ok(());
         }
         Err(Refused::Lost(format!(

@@ -13,6 +13,8 @@
 //! - [`equality`]: the columns of a key, for deletes
 //! - [`positions`]: places of rows, for deletes
 //! - [`stage`]: the files of a chunk and its manifest
+//! - [`complete`]: changes that lack values, completed by the rows that are there
+//!   ([`aside`]: where they wait; [`lookup`]: the rows; [`object`]: files in parts)
 //! - [`metrics`]: counts and bounds of a file, from its footer
 //! - [`manifest`]: manifests and manifest lists ↔ bytes ([`avro`])
 //! - [`prepare`]: what a table holds, and the removal of what was abandoned
@@ -32,16 +34,20 @@
 //! The crate of the same name serves for the spec's types and encodings only,
 //! bytes in, bytes out: every object is read and written by [`storage`].
 
+pub mod aside;
 pub mod avro;
 pub mod catalog;
 pub mod check;
 pub mod commit;
+pub mod complete;
 pub mod drop;
 pub mod equality;
 pub mod guarded;
 pub mod lineage;
+pub mod lookup;
 pub mod manifest;
 pub mod metrics;
+pub mod object;
 pub mod partition;
 pub mod position;
 pub mod positions;
@@ -59,13 +65,17 @@ use arrow::datatypes::{Schema, SchemaRef};
 use bytes::Bytes;
 use iceberg::spec::{FormatVersion, ManifestFile, Snapshot, TableMetadata};
 use proto::v1::stage_request::Kind;
-use proto::v1::{CommitRecord, CommitRequest, Iceberg, PrepareRequest, StageRequest, Table};
+use proto::v1::{
+    CommitRecord, CommitRequest, CompleteRequest, CompleteResponse, Iceberg, PrepareRequest,
+    StageRequest, Table,
+};
 
 use crate::Options;
 use crate::error::WriterError;
 use crate::naming;
 use crate::storage::plain;
 use crate::target::{Committed, Staging, Target, file_bytes};
+use aside::Aside;
 use catalog::{Catalog, Loaded, TableName};
 use storage::Storage;
 
@@ -263,6 +273,18 @@ impl Target for IcebergTable {
         layout: SchemaRef,
     ) -> Result<Staging, WriterError> {
         stage::begin(self, request, source, &layout)
+    }
+
+    fn put_aside(&self, stage: &StageRequest, sent: &Schema) -> Result<Aside, WriterError> {
+        Aside::create(self, stage, sent)
+    }
+
+    fn complete(
+        &self,
+        request: &CompleteRequest,
+        options: &Options,
+    ) -> Result<CompleteResponse, WriterError> {
+        complete::complete(self, request, options)
     }
 
     fn commit(&self, request: &CommitRequest) -> Result<Committed, WriterError> {

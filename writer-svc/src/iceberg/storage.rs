@@ -6,6 +6,8 @@
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -28,6 +30,10 @@ const RACES: usize = 100;
 pub trait Storage: Send + Sync + fmt::Debug {
     /// The whole of an object; `None`: it is not there.
     fn read(&self, location: &str) -> Result<Option<Bytes>, WriterError>;
+
+    /// Bytes of an object, as many as there are in the range; `None`: it is not
+    /// there.
+    fn read_range(&self, location: &str, range: Range<u64>) -> Result<Option<Bytes>, WriterError>;
 
     /// Makes a whole object, or none.
     fn write(&self, location: &str, content: &[u8]) -> Result<(), WriterError>;
@@ -173,6 +179,19 @@ impl Storage for LocalStorage {
         }
     }
 
+    fn read_range(&self, location: &str, range: Range<u64>) -> Result<Option<Bytes>, WriterError> {
+        let path = self.path(location)?;
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(WriterError::io("reading", path)(e)),
+        };
+        let length = usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(usize::MAX);
+        let mut bytes = vec![0; length];
+        file.read_exact_at(&mut bytes, range.start).map_err(WriterError::io("reading", path))?;
+        Ok(Some(bytes.into()))
+    }
+
     fn write(&self, location: &str, content: &[u8]) -> Result<(), WriterError> {
         let path = self.path(location)?;
         // Nobody looks for a name that nothing refers to yet, so a torn file
@@ -238,6 +257,10 @@ impl Storage for LocalStorage {
 impl Storage for Bucket {
     fn read(&self, location: &str) -> Result<Option<Bytes>, WriterError> {
         Ok(Bucket::read(self, location)?.map(|object| object.content))
+    }
+
+    fn read_range(&self, location: &str, range: Range<u64>) -> Result<Option<Bytes>, WriterError> {
+        Bucket::read_range(self, location, range)
     }
 
     fn write(&self, location: &str, content: &[u8]) -> Result<(), WriterError> {

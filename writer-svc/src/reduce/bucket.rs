@@ -18,12 +18,12 @@ use crate::row_metadata;
 pub(super) const COMPACT_BYTES: usize = 16 << 20;
 /// The `_op_type` of a row that is new, and of one that is gone.
 const CREATED: &str = "c";
-const DELETED: &str = "d";
+pub(super) const DELETED: &str = "d";
 /// Place of `_cdc_lsn`, which tells transactions apart.
 const LSN: usize = 2;
 
 /// A batch and a row of it.
-type Place = (usize, usize);
+pub(super) type Place = (usize, usize);
 
 /// Filled and reduced, again and again.
 pub(super) struct Bucket {
@@ -54,6 +54,11 @@ impl State {
     fn place(&self, column: usize) -> Option<Place> {
         let lacking = self.lacking.iter().find(|(lacking, _)| *lacking == column);
         lacking.map_or(Some(self.last), |(_, place)| *place)
+    }
+
+    /// Whether a value is not known.
+    fn lacks(&self) -> bool {
+        self.lacking.iter().any(|(_, place)| place.is_none())
     }
 }
 
@@ -168,9 +173,11 @@ impl Bucket {
         let batches = std::mem::take(&mut self.batches);
         (self.bytes, self.compact_at) = (0, COMPACT_BYTES);
         let scope = self.columns.scope;
-        let live: Vec<_> =
-            states.iter().filter(|state| scope != Scope::Stream || !state.deleted).collect();
-        let rows = pick(&self.columns, &batches, &live)?;
+        let live = states.iter().filter(|state| scope != Scope::Stream || !state.deleted);
+        let (whole, lacking): (Vec<_>, Vec<_>) =
+            live.partition(|state| scope == Scope::Transaction || !state.lacks());
+        let rows = pick(&self.columns, &batches, &whole)?;
+        let lacking = pick(&self.columns, &batches, &lacking)?;
         let keys: Vec<_> = batches
             .iter()
             .map(|batch| batch.project(&self.columns.key))
@@ -182,7 +189,7 @@ impl Bucket {
             Scope::Transaction => false,
         });
         let gone: Vec<_> = gone.map(|state| state.last).collect();
-        Ok(Reduced { rows, keys: interleaved(&self.columns.keys, &keys, &gone)? })
+        Ok(Reduced { rows, lacking, keys: interleaved(&self.columns.keys, &keys, &gone)? })
     }
 }
 
@@ -219,7 +226,7 @@ fn pick(
         .map_err(WriterError::arrow("putting changes together"))
 }
 
-fn interleaved(
+pub(super) fn interleaved(
     schema: &SchemaRef,
     batches: &[RecordBatch],
     places: &[Place],
@@ -231,7 +238,7 @@ fn interleaved(
     interleave_record_batch(&batches, places).map_err(WriterError::arrow("reducing changes"))
 }
 
-fn bytes_of(batch: &RecordBatch) -> usize {
+pub(super) fn bytes_of(batch: &RecordBatch) -> usize {
     let slice = |column: &ArrayRef| column.to_data().get_slice_memory_size().unwrap_or_default();
     batch.columns().iter().map(slice).sum()
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use arrow::array::{
     Array, AsArray, BinaryArray, Int64Array, StringArray, TimestampMicrosecondArray,
 };
+use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Field, Int64Type};
 use proto::columns::{UNCHANGED, unchanged, unchanged_bits};
 
@@ -47,7 +48,8 @@ fn reduce(batches: &[RecordBatch], budget: usize) -> (BTreeMap<(i64, String), i6
     batches.iter().for_each(|batch| reducer.push(batch).unwrap());
     let (mut rows, mut keys) = (BTreeMap::new(), Vec::new());
     for reduced in reducer.finish().unwrap() {
-        let Reduced { rows: live, keys: gone } = reduced.unwrap();
+        let Reduced { rows: live, keys: gone, lacking } = reduced.unwrap();
+        assert_eq!(lacking.num_rows(), 0, "every change is whole");
         let (a, v) = (live.column(3).as_primitive::<Int64Type>(), live.column(5));
         for row in 0..live.num_rows() {
             let b = live.column(4).as_string::<i32>().value(row).to_owned();
@@ -131,7 +133,8 @@ fn a_key_that_changes_all_the_time_takes_no_memory() {
     let keys = Arc::new(schema().project(&[3, 4]).unwrap());
     let converter = converter(&keys).unwrap();
     let scope = Scope::Stream;
-    let columns = Columns { scope, schema: schema(), reserved: 3, key: vec![3, 4], keys };
+    let columns =
+        Columns { scope, schema: schema(), reserved: 3, keyed: true, key: vec![3, 4], keys };
     let mut bucket = Bucket::new(columns, converter);
     let changes = vec![("u", 1, "hot", 1); 10_000];
     let batch = batch(&changes);
@@ -170,7 +173,7 @@ fn by_transaction_each_keeps_what_it_has_made_of_a_key() {
 #[test]
 fn changes_without_a_key_or_an_operation_are_refused() {
     let refused = |sent: SchemaRef, key: &[String]| {
-        Reducer::new(Scope::Stream, sent, key, Path::new("/nowhere"), 1).is_err()
+        Reducer::new(Scope::Transaction, sent, key, Path::new("/nowhere"), 1).is_err()
     };
     assert!(refused(schema(), &[]));
     assert!(refused(schema(), &["gone".into()]));
@@ -244,8 +247,11 @@ fn reduce_long(
     batches.iter().for_each(|batch| reducer.push(batch).unwrap());
     let (mut rows, mut gone) = (Vec::new(), Vec::new());
     for reduced in reducer.finish().unwrap() {
-        let Reduced { rows: live, keys } = reduced.unwrap();
+        let Reduced { rows: whole, lacking, keys } = reduced.unwrap();
         gone.extend(keys.column(0).as_primitive::<Int64Type>().values());
+        let lacks = |row: usize| lacking.column(3).is_valid(row);
+        assert!((0..lacking.num_rows()).all(lacks), "what lacks nothing is whole");
+        let live = concat_batches(&long_schema(), [&whole, &lacking]).unwrap();
         let text =
             |column: usize, row| live.column(column).as_string::<i32>().value(row).to_owned();
         let lacking = live.column(3).as_binary::<i32>();
@@ -333,6 +339,63 @@ fn values_that_a_change_lacks_are_those_of_the_change_before_or_of_the_table() {
     for seed in 0..30 {
         for scope in [Scope::Stream, Scope::Kept, Scope::Transaction] {
             values_left_out(seed, scope);
+        }
+    }
+}
+
+/// Random changes of rows without a key: how many of each are more or fewer.
+fn counted(seed: u64, scope: Scope, budget: usize) {
+    let mut next = random(seed);
+    let mut table: BTreeMap<(i64, i64), i64> = BTreeMap::new();
+    for _ in 0..100 {
+        *table.entry((next(5) as i64, next(3) as i64)).or_default() += 1;
+    }
+    let before = table.clone();
+    let mut batches = Vec::new();
+    for _ in 0..40 {
+        let mut changes: Vec<Change> = Vec::new();
+        for _ in 0..next(20) {
+            let row = (next(8) as i64, next(3) as i64);
+            let there = table.entry(row).or_default();
+            let op = if *there > 0 && next(2) == 0 { "d" } else { "c" };
+            *there += if op == "d" { -1 } else { 1 };
+            changes.push((op, row.0, "x", row.1));
+        }
+        batches.push(batch(&changes));
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mut reducer = Reducer::new(scope, schema(), &[], dir.path(), budget).unwrap();
+    batches.iter().for_each(|batch| reducer.push(batch).unwrap());
+    let mut after = before;
+    let mut add = |rows: &RecordBatch, deleted: bool, by: i64| {
+        for row in 0..rows.num_rows() {
+            let number = |at: usize| rows.column(at).as_primitive::<Int64Type>().value(row);
+            if (rows.column(0).as_string::<i32>().value(row) == "d") == deleted {
+                *after.entry((number(3), number(5))).or_default() += by;
+            }
+        }
+        rows.num_rows()
+    };
+    for reduced in reducer.finish().unwrap() {
+        let Reduced { rows, lacking, keys } = reduced.unwrap();
+        assert_eq!(keys.num_rows(), 0);
+        let gone = add(&lacking, true, -1);
+        add(&rows, false, 1);
+        let ops = rows.column(0).as_string::<i32>();
+        let kept = ops.iter().filter(|op| *op == Some("d")).count();
+        assert_eq!(kept, if scope == Scope::Kept { gone } else { 0 });
+    }
+    table.retain(|_, rows| *rows != 0);
+    after.retain(|_, rows| *rows != 0);
+    assert_eq!(after, table, "seed {seed}, {budget}");
+}
+
+#[test]
+fn of_n_equal_rows_of_which_k_are_deleted_there_are_k_fewer() {
+    for seed in 0..30 {
+        for budget in [1, 64 << 20] {
+            counted(seed, Scope::Stream, budget);
+            counted(seed, Scope::Kept, budget);
         }
     }
 }

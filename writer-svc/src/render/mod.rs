@@ -13,6 +13,7 @@
 pub mod datetime;
 pub mod float;
 pub mod json;
+pub mod members;
 pub mod text;
 
 use std::collections::HashMap;

@@ -9,6 +9,7 @@
 //! for a while.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -215,6 +216,17 @@ impl Bucket {
             let tag = found.meta.e_tag.clone();
             Ok(Object { content: found.bytes().await?, tag })
         });
+        absent(read.map_err(|error| self.refused("reading", location, &error)))
+    }
+
+    /// A part of an object; `None`: it is not there.
+    pub fn read_range(
+        &self,
+        location: &str,
+        range: Range<u64>,
+    ) -> Result<Option<Bytes>, WriterError> {
+        let key = self.key(location)?;
+        let read = self.wait(async |store| store.get_range(&key, range.clone()).await);
         absent(read.map_err(|error| self.refused("reading", location, &error)))
     }
 

@@ -213,6 +213,13 @@ impl WriterService for Fake {
         world.answer(PrepareResponse { last_commit, location: format!("/data/{name}") })
     }
 
+    async fn complete(
+        &self,
+        _: Request<CompleteRequest>,
+    ) -> Result<Response<CompleteResponse>, Status> {
+        Err(Status::unimplemented("nothing lacks values"))
+    }
+
     async fn commit(
         &self,
         request: Request<CommitRequest>,

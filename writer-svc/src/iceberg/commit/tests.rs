@@ -6,6 +6,7 @@ mod catalog_merges;
 mod concurrent;
 mod deltas;
 mod history;
+mod lookups;
 mod merging;
 mod replace;
 mod schema_changes;

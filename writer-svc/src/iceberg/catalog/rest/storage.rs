@@ -2,6 +2,7 @@
 //! reached.
 
 use std::fmt;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -77,6 +78,10 @@ impl LentStorage {
 impl Storage for LentStorage {
     fn read(&self, location: &str) -> Result<Option<Bytes>, WriterError> {
         self.at(location)?.read(location)
+    }
+
+    fn read_range(&self, location: &str, range: Range<u64>) -> Result<Option<Bytes>, WriterError> {
+        self.at(location)?.read_range(location, range)
     }
 
     fn write(&self, location: &str, content: &[u8]) -> Result<(), WriterError> {

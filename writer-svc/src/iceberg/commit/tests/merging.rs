@@ -19,6 +19,15 @@ impl Storage for Memory {
         Ok(self.0.lock().unwrap().get(location).cloned())
     }
 
+    fn read_range(
+        &self,
+        location: &str,
+        range: std::ops::Range<u64>,
+    ) -> Result<Option<Bytes>, WriterError> {
+        let range = range.start as usize..range.end as usize;
+        Ok(self.read(location)?.map(|content| content.slice(range)))
+    }
+
     fn write(&self, location: &str, content: &[u8]) -> Result<(), WriterError> {
         self.0.lock().unwrap().insert(location.to_owned(), content.to_vec().into());
         Ok(())

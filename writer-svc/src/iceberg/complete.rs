@@ -1,0 +1,321 @@
+//! Changes that do not say all of what they come to, completed by what the table
+//! holds.
+//!
+//! ```text
+//! stage n:      rows that lack values; rows that are gone ─► [`aside`]
+//! commit n − 1
+//! complete n:   keys ─► [`lookup`] ─► values ─► whole rows, staged like others
+//!               rows that are gone ─► [`lookup`] ─► their places, staged as deletes
+//! commit n
+//! ```
+//!
+//! The next intervals of a log are staged while earlier ones are not yet
+//! committed, so staging never looks at the table's rows. This does, after the
+//! commit before and before its own: the caller says which commit it means, the
+//! table is refused if it has another, and the commit that follows demands the
+//! same one. Commits of others in between may move rows and delete them, but
+//! not change the values of one; a place that a row has moved from makes the
+//! commit be refused, and everything is read again.
+//!
+//! A value is never guessed: where a row is not there, or the table has what is
+//! not understood here, that is said, nothing is staged, and the table has to be
+//! loaded anew. Only what is kept as deleted goes without: its key is then all
+//! that is known of it.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, StringArray, UInt32Array,
+};
+use arrow::compute::kernels::zip::zip;
+use arrow::compute::{concat_batches, take_record_batch};
+use arrow::datatypes::{Schema, SchemaRef};
+use arrow::util::display::array_value_to_string;
+use iceberg::spec::FormatVersion;
+use proto::columns::unchanged;
+use proto::v1::stage_request::Kind;
+use proto::v1::{CompleteRequest, CompleteResponse, StageRequest, StagedChunk};
+
+use super::catalog::Loaded;
+use super::lookup::scan::Column;
+use super::lookup::{Lookup, Places, Unfound, columns_of};
+use super::{IcebergTable, Paths, aside, equality, position, positions};
+use crate::Options;
+use crate::decimal;
+use crate::error::WriterError;
+use crate::layout::Layout;
+use crate::naming::METADATA_COLUMNS;
+use crate::render::members::with_members;
+use crate::row_metadata;
+use crate::rows::Rows;
+
+/// Rows of a batch of places.
+const PLACES: usize = 8192;
+
+/// Stages what the changes come to that were put aside.
+pub fn complete(
+    table: &IcebergTable,
+    request: &CompleteRequest,
+    options: &Options,
+) -> Result<CompleteResponse, WriterError> {
+    let missing = |what: String| CompleteResponse { staged: Vec::new(), missing: what };
+    let (Some(stage), Some(pending)) = (&request.stage, &request.pending) else {
+        return Err(WriterError::InvalidRequest("nothing to complete is named".into()));
+    };
+    let Some(base) = table.load()? else { return Ok(missing("it is not there".into())) };
+    let current = position::of(&base.metadata);
+    let current = current.commit_id().unwrap_or_default();
+    if current != request.expected_commit_id {
+        let by = current.to_owned();
+        return Err(WriterError::Fenced { table: table.name.to_string(), by });
+    }
+    let task = Task { lookup: Lookup { table, base: &base }, stage, pending, options };
+    match task.run() {
+        Ok(staged) => Ok(CompleteResponse { staged: vec![staged], missing: String::new() }),
+        Err(Unfound::Cannot(what)) => Ok(missing(what)),
+        Err(Unfound::Failed(error)) => Err(error),
+    }
+}
+
+/// What is to be completed.
+struct Task<'a> {
+    lookup: Lookup<'a>,
+    stage: &'a StageRequest,
+    pending: &'a StagedChunk,
+    options: &'a Options,
+}
+
+impl Task<'_> {
+    fn run(&self) -> Result<StagedChunk, Unfound> {
+        let Lookup { table, base } = self.lookup;
+        let paths = Paths::of(Some(&base.metadata), &table.new_location);
+        let reader = aside::open(table, &paths, self.pending)?;
+        let sent = reader.schema();
+        let keyed = self.stage.table.as_ref().is_some_and(|table| !table.key_columns.is_empty());
+        let data = self.staging(Kind::Data, 2);
+        let mut rows = Rows::begin(data, &sent, self.options)?;
+        let mut keys = keyed.then(|| Keys::new(base, table, self.stage, &sent)).transpose()?;
+        let mut places = Places::new();
+        let mut part = Part::new(self.options);
+        for batch in reader {
+            let doing = format!("reading {}", self.pending.manifest);
+            part.push(batch.map_err(WriterError::arrow(doing))?);
+            if part.is_full() {
+                self.part(&part.take(&sent)?, &mut rows, keys.as_mut(), &mut places)?;
+            }
+        }
+        self.part(&part.take(&sent)?, &mut rows, keys.as_mut(), &mut places)?;
+        if keyed {
+            return Ok(rows.finish(&Default::default())?);
+        }
+        Ok(self.stage_places(&places)?)
+    }
+
+    fn staging(&self, kind: Kind, number: u32) -> StageRequest {
+        let chunk_id = self.stage.chunk_id + number;
+        StageRequest { kind: kind.into(), chunk_id, ..self.stage.clone() }
+    }
+
+    fn part(
+        &self,
+        sent: &RecordBatch,
+        rows: &mut Rows,
+        keys: Option<&mut Keys>,
+        places: &mut Places,
+    ) -> Result<(), Unfound> {
+        if sent.num_rows() == 0 {
+            return Ok(());
+        }
+        let Some(keys) = keys else {
+            if self.lookup.base.metadata.format_version() >= FormatVersion::V3 {
+                let what = "rows of a table without a key cannot be deleted by their places in \
+                            format version 3";
+                return Err(Unfound::Cannot(what.to_owned()));
+            }
+            let (_, laid_out) = rows.lay_out(sent)?;
+            let left = self.lookup.places(&laid_out, 0, METADATA_COLUMNS.len(), places)?;
+            if left > 0 {
+                let what = format!("{left} rows that were deleted at the source are not in it");
+                return Err(Unfound::Cannot(what));
+            }
+            return Ok(());
+        };
+        let wanted = keys.of(sent)?;
+        let (source, laid_out) = rows.lay_out(sent)?;
+        let lacking = Lacking::of(sent, rows, &laid_out)?;
+        let missing = self.lookup.rows(&wanted, &lacking.columns, |hits, arrays| {
+            let at = hits.iter().map(|&hit| hit as u32).collect::<UInt32Array>();
+            let (source, laid_out) = (take(&source, &at)?, take(&laid_out, &at)?);
+            rows.write(&source, &lacking.fill(hits, &laid_out, &arrays)?)?;
+            Ok(())
+        })?;
+        let ops = sent.column(0).as_string::<i32>();
+        if let Some(&row) = missing.iter().find(|&&row| ops.value(row) != "d") {
+            let shown = |column: &ArrayRef| array_value_to_string(column, row).unwrap_or_default();
+            let key: Vec<_> = wanted.columns().iter().map(shown).collect();
+            let what = format!("a row that was changed is not in it (its key is {key:?})");
+            return Err(Unfound::Cannot(what));
+        }
+        let at = missing.iter().map(|&row| row as u32).collect::<UInt32Array>();
+        rows.write(&take(&source, &at)?, &take(&laid_out, &at)?)?;
+        Ok(())
+    }
+
+    fn stage_places(&self, places: &Places) -> Result<StagedChunk, WriterError> {
+        let columns: SchemaRef = Arc::new(positions::columns());
+        let request =
+            StageRequest { row_metadata: false, ..self.staging(Kind::PositionDeletes, 3) };
+        let mut rows = Rows::begin(request, &columns, self.options)?;
+        for (file, places) in places {
+            let places: Vec<i64> = places.iter().map(|place| place.cast_signed()).collect();
+            for places in places.chunks(PLACES) {
+                let files: ArrayRef = Arc::new(StringArray::new_repeated(file, places.len()));
+                let places: ArrayRef = Arc::new(Int64Array::from(places.to_vec()));
+                let batch = RecordBatch::try_new(Arc::clone(&columns), vec![files, places]);
+                rows.push(&batch.map_err(WriterError::arrow("telling places of rows"))?)?;
+            }
+        }
+        rows.finish(&Default::default())
+    }
+}
+
+/// Rows that are completed together.
+struct Part {
+    batches: Vec<RecordBatch>,
+    bytes: usize,
+    budget: usize,
+}
+
+impl Part {
+    fn new(options: &Options) -> Self {
+        let budget = usize::try_from(options.sort_bytes).unwrap_or(usize::MAX);
+        Part { batches: Vec::new(), bytes: 0, budget }
+    }
+
+    fn push(&mut self, batch: RecordBatch) {
+        self.bytes += batch.get_array_memory_size();
+        self.batches.push(batch);
+    }
+
+    fn is_full(&self) -> bool {
+        self.bytes >= self.budget
+    }
+
+    fn take(&mut self, schema: &SchemaRef) -> Result<RecordBatch, WriterError> {
+        self.bytes = 0;
+        let batches = std::mem::take(&mut self.batches);
+        concat_batches(schema, &batches).map_err(WriterError::arrow("putting rows together"))
+    }
+}
+
+/// Keys of changes as the table has them.
+struct Keys {
+    layout: Layout,
+    places: Vec<usize>,
+}
+
+impl Keys {
+    fn new(
+        base: &Loaded,
+        table: &IcebergTable,
+        stage: &StageRequest,
+        sent: &Schema,
+    ) -> Result<Self, WriterError> {
+        let key = stage.table.as_ref().map(|table| table.key_columns.as_slice());
+        let reserved = row_metadata::reserved(sent);
+        let place = |name: &String| {
+            let found = sent.fields().iter().skip(reserved).position(|field| field.name() == name);
+            found.map(|at| at + reserved).ok_or_else(|| {
+                WriterError::InvalidRequest(format!("the key column {name:?} was not sent"))
+            })
+        };
+        let places: Vec<usize> =
+            key.unwrap_or_default().iter().map(place).collect::<Result<_, _>>()?;
+        let fields = places.iter().map(|&at| Arc::clone(&sent.fields()[at])).collect::<Vec<_>>();
+        let source = Schema::new_with_metadata(fields, sent.metadata().clone());
+        let mut layout = Layout::of_key(&source, stage)?;
+        let declared = decimal::declared(&layout.schema());
+        let plan = equality::plan(&table.name.to_string(), Some(&base.metadata), &declared)?;
+        layout.declare(&plan.arrow);
+        Ok(Keys { layout, places })
+    }
+
+    fn of(&mut self, sent: &RecordBatch) -> Result<RecordBatch, WriterError> {
+        let keys = sent.project(&self.places).map_err(WriterError::arrow("taking keys"))?;
+        self.layout.apply(&keys, None)
+    }
+}
+
+/// What rows lack, and where it stands in the table.
+struct Lacking {
+    /// Of each row, places of source columns.
+    rows: Vec<Vec<usize>>,
+    /// What has to be read.
+    columns: Vec<Column>,
+    /// Of each of those the place in rows as they are laid out, and the source's
+    /// column; `None`: the rows as JSON.
+    stands: Vec<(usize, Option<usize>)>,
+}
+
+impl Lacking {
+    fn of(sent: &RecordBatch, rows: &Rows, laid_out: &RecordBatch) -> Result<Self, Unfound> {
+        let bits = row_metadata::unchanged(sent);
+        let lacks = |row: usize| {
+            let bits = bits.filter(|bits| bits.is_valid(row)).map(|bits| bits.value(row));
+            unchanged(bits.unwrap_or_default()).collect::<Vec<_>>()
+        };
+        let lacks: Vec<Vec<usize>> = (0..sent.num_rows()).map(lacks).collect();
+        let needed: BTreeSet<usize> = lacks.iter().flatten().copied().collect();
+        let typed = rows.layout().typed().filter(|(source, _)| needed.contains(source));
+        let json = rows.layout().json().map(|place| (place, None));
+        let stands: Vec<_> =
+            json.into_iter().chain(typed.map(|(source, place)| (place, Some(source)))).collect();
+        let places: Vec<usize> = stands.iter().map(|(place, _)| *place).collect();
+        let read = laid_out.project(&places).map_err(WriterError::arrow("taking columns"))?;
+        Ok(Lacking { rows: lacks, columns: columns_of(&read)?, stands })
+    }
+
+    /// The rows at `hits`, laid out, with what they lack.
+    fn fill(
+        &self,
+        hits: &[usize],
+        laid_out: &RecordBatch,
+        found: &[ArrayRef],
+    ) -> Result<RecordBatch, WriterError> {
+        let mut columns = laid_out.columns().to_vec();
+        for ((place, source), found) in self.stands.iter().zip(found) {
+            let column = &mut columns[*place];
+            *column = match source {
+                Some(source) => {
+                    let lacks = hits.iter().map(|&hit| Some(self.rows[hit].contains(source)));
+                    zip(&lacks.collect::<BooleanArray>(), found, &*column)
+                        .map_err(WriterError::arrow("completing rows"))?
+                }
+                None => self.fill_json(hits, column, found)?,
+            };
+        }
+        RecordBatch::try_new(laid_out.schema(), columns)
+            .map_err(WriterError::arrow("completing rows"))
+    }
+
+    fn fill_json(
+        &self,
+        hits: &[usize],
+        ours: &ArrayRef,
+        found: &ArrayRef,
+    ) -> Result<ArrayRef, WriterError> {
+        let (ours, found) = (ours.as_string::<i32>(), found.as_string::<i32>());
+        let merge = |(row, &hit): (usize, &usize)| {
+            with_members(ours.value(row), found.value(row), &self.rows[hit]).ok_or_else(|| {
+                WriterError::BadData(format!("a row is no JSON object: {:.100}", found.value(row)))
+            })
+        };
+        let merged = hits.iter().enumerate().map(merge).collect::<Result<Vec<_>, _>>()?;
+        Ok(Arc::new(StringArray::from(merged)))
+    }
+}
+
+fn take(batch: &RecordBatch, at: &UInt32Array) -> Result<RecordBatch, WriterError> {
+    take_record_batch(batch, at).map_err(WriterError::arrow("taking rows"))
+}
