@@ -4,6 +4,7 @@
 use subtle::ConstantTimeEq;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
 
 use crate::VERSION;
 use crate::address::Address;
@@ -36,7 +37,7 @@ pub async fn dial(
         let message = format!("{address:?} is no address of a {service} (host:port): {e}");
         Fault::new(ErrorCode::InvalidConfig, message)
     };
-    let endpoint = Endpoint::from_shared(target.uri).map_err(invalid)?;
+    let endpoint = Endpoint::from_shared(target.uri.clone()).map_err(invalid)?;
     let endpoint = match &target.server_name {
         Some(name) => {
             endpoint.tls_config(tls.client(name)?).map_err(|e| untrusted(service, address, &e))?
@@ -59,17 +60,23 @@ pub async fn dial(
                 .remedy(format!("start {service} there, or correct the address"))
         }
     })?;
-    identify(channel.clone(), address, service, token).await?;
+    let secure = target.server_name.is_some();
+    identify(channel.clone(), address, service, token, secure).await?;
     Ok(InterceptedService::new(channel, AttachToken::new(token)))
 }
 
 /// The refusal of a connection whose certificates do not fit.
 fn untrusted(service: &str, address: &str, error: &(dyn std::error::Error + 'static)) -> Fault {
-    let message = format!("{service} at {address}: TLS failed{}", causes(error));
+    let message = format!("{service} at {address}: TLS failed: {error}{}", causes(error));
     Fault::new(ErrorCode::Authentication, message).remedy(
         "give --tls-ca the authority that signed its certificate, which must be valid and for \
          this name; a service that demands certificates needs --tls-cert and --tls-key, too",
     )
+}
+
+/// Whether the call met no service that answers at all.
+fn has_no_answer(status: &Status) -> bool {
+    matches!(status.code(), Code::Cancelled | Code::Unavailable | Code::Unknown | Code::Internal)
 }
 
 fn is_about_tls(error: &(dyn std::error::Error + 'static)) -> bool {
@@ -100,6 +107,7 @@ async fn identify(
     address: &str,
     service: &'static str,
     token: Option<&Token>,
+    secure: bool,
 ) -> Result<(), Fault> {
     let refuse = |message: String, remedy: &str| {
         Err(Fault::new(ErrorCode::Authentication, message).remedy(remedy))
@@ -114,8 +122,8 @@ async fn identify(
     let answer = match answer {
         Ok(Ok(answer)) => answer.into_inner(),
         // Since TLS 1.3 a client learns only after its handshake that it should
-        // have shown a certificate.
-        Ok(Err(status)) if is_about_tls(&status) => {
+        // have shown a certificate, or only that the connection has ended.
+        Ok(Err(status)) if secure && has_no_answer(&status) => {
             return Err(untrusted(service, address, &status));
         }
         Ok(Err(status)) => {

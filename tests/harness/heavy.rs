@@ -132,7 +132,7 @@ pub fn pgbench(server: &Arc<Server>, scale: u32, transactions: u32) -> Result<()
         "public.pgbench_history",
         "public.pgbench_tellers",
     ];
-    let followed = Followed::at(server, Into::Iceberg, "pgbench", "SELECT 1")?;
+    let followed = Followed::at(server, Into::Iceberg, "pgbench", "CREATE TABLE none ()")?;
     let bench = |arguments: &[&str]| -> Result<Command> {
         let mut command = server.build().command("pgbench");
         command.arg("-h").arg(server.directory()).args(["-U", crate::postgres::USER]);
