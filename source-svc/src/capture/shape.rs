@@ -26,6 +26,8 @@ pub struct Shape {
     files: String,
     columns: String,
     count: String,
+    /// The transactions that have said last where the files are.
+    filed_by: String,
 }
 
 impl Shape {
@@ -34,11 +36,15 @@ impl Shape {
         format!("{}-{}-{}-{}", self.parts, self.files, self.columns, self.count)
     }
 
-    /// What may have changed since a shape that was told; `None`: nothing. A
-    /// TRUNCATE, which the log tells of, gives a table new files, too: whether it
-    /// was rewritten besides cannot be seen.
-    /// `same_rows`: new files say nothing: there was one, and rows of before do not
-    /// matter, or the user wants it so.
+    /// Whether the files are all this transaction's, as a TRUNCATE's are: nobody
+    /// has rewritten them since. One in a savepoint has another number there.
+    pub fn is_filed_by(&self, xid: u32) -> bool {
+        self.filed_by == xid.to_string()
+    }
+
+    /// What may have changed since a shape that was told; `None`: nothing.
+    /// `same_rows`: new files say nothing: they are a TRUNCATE's that the log told
+    /// of, or the user wants it so.
     /// `keyless`: UPDATEs and DELETEs are not published.
     pub fn changed_since(
         &self,
@@ -90,8 +96,10 @@ pub async fn of(
            WHERE (n.nspname::text, c.relname::text) IN \
              (SELECT * FROM unnest($1::text[], $2::text[]))) \
          SELECT p.nspname::text, p.relname::text, {}, {}, {}, \
-           coalesce(sum(s.n_tup_upd + s.n_tup_del), 0)::text \
+           coalesce(sum(s.n_tup_upd + s.n_tup_del), 0)::text, \
+           coalesce(string_agg(DISTINCT f.xmin::text, ','), '') \
          FROM part p LEFT JOIN pg_stat_all_tables s ON s.relid = p.oid \
+         LEFT JOIN pg_class f ON f.oid = p.oid AND f.relkind = 'r' \
          LEFT JOIN pg_inherits i ON i.inhrelid = p.oid AND p.oid <> p.root \
          LEFT JOIN LATERAL (SELECT string_agg(format('%s %I %s %s %s', a.attnum, a.attname, \
              a.atttypid, a.atttypmod, a.attmissingval::text), ',' ORDER BY a.attnum) AS text \
@@ -107,8 +115,9 @@ pub async fn of(
     let rows = client.query(&query, &[&namespaces, &names]).await;
     let rows = rows.map_err(SourceError::postgres(doing))?;
     let shape = |row: &tokio_postgres::Row| {
-        let (parts, files, columns, count) = (row.get(2), row.get(3), row.get(4), row.get(5));
-        ((row.get(0), row.get(1)), Shape { parts, files, columns, count })
+        let (parts, files, columns) = (row.get(2), row.get(3), row.get(4));
+        let (count, filed_by) = (row.get(5), row.get(6));
+        ((row.get(0), row.get(1)), Shape { parts, files, columns, count, filed_by })
     };
     Ok(rows.iter().map(shape).collect())
 }
@@ -124,6 +133,7 @@ mod tests {
             files: files.to_owned(),
             columns: columns.to_owned(),
             count: count.to_owned(),
+            filed_by: "731".to_owned(),
         };
         let told = shape("f", "c", "7").text();
         let changed =
@@ -136,5 +146,9 @@ mod tests {
         assert!(shape("f", "c", "7").changed_since("nonsense", false, false).is_some());
         let attached = Shape { parts: "q".to_owned(), ..shape("f", "c", "7") };
         assert!(changed(attached, true, false));
+        let mut filed = shape("g", "c", "7");
+        assert!(filed.is_filed_by(731));
+        filed.filed_by = "731,732".to_owned();
+        assert!(!filed.is_filed_by(731));
     }
 }

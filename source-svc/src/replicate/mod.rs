@@ -253,8 +253,8 @@ impl<'a> Reader<'a> {
             self.report.bytes += bytes.len() as u64;
             let message = pgoutput::parse(bytes).map_err(|error| bad(error.to_string()))?;
             let change = match (message, transaction.as_ref()) {
-                (Message::Begin { commit_lsn, commit_time }, None) => {
-                    *transaction = Some(Transaction::new(commit_lsn, commit_time));
+                (Message::Begin { commit_lsn, commit_time, xid }, None) => {
+                    *transaction = Some(Transaction::new(commit_lsn, commit_time, xid));
                     continue;
                 }
                 (Message::Commit { commit_lsn, end_lsn }, Some(begun))
@@ -322,7 +322,7 @@ impl<'a> Reader<'a> {
             Change::Update(old, new) => table.update(transaction, old, new),
             Change::Delete(old) => table.delete(transaction, old),
             Change::Truncate => {
-                table.truncate();
+                table.truncate(transaction);
                 Ok(0)
             }
         };

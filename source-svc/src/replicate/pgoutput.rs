@@ -22,7 +22,7 @@ use proto::lsn::Lsn;
 #[derive(Debug, PartialEq)]
 pub enum Message<'a> {
     /// A transaction begins. Microseconds since 2000-01-01 UTC.
-    Begin { commit_lsn: Lsn, commit_time: i64 },
+    Begin { commit_lsn: Lsn, commit_time: i64, xid: u32 },
     /// It is complete.
     Commit { commit_lsn: Lsn, end_lsn: Lsn },
     /// What the rows of a relation look like from here on.
@@ -114,8 +114,7 @@ pub fn parse(bytes: &[u8]) -> Result<Message<'_>, Malformed> {
     let message = match kind {
         b'B' => {
             let (commit_lsn, commit_time) = (reader.lsn()?, reader.i64()?);
-            reader.u32()?;
-            Message::Begin { commit_lsn, commit_time }
+            Message::Begin { commit_lsn, commit_time, xid: reader.u32()? }
         }
         b'C' => {
             reader.u8()?;
@@ -310,7 +309,8 @@ mod tests {
         begin.extend(7i64.to_be_bytes());
         begin.extend([0, 0, 2, 0]);
         let read = parse(&begin).unwrap();
-        assert_eq!(read, Message::Begin { commit_lsn: Lsn(0x1_0000_0002), commit_time: 7 });
+        let commit_lsn = Lsn(0x1_0000_0002);
+        assert_eq!(read, Message::Begin { commit_lsn, commit_time: 7, xid: 0x200 });
         let mut commit = b"C\0".to_vec();
         commit.extend(16u64.to_be_bytes());
         commit.extend(48u64.to_be_bytes());

@@ -43,7 +43,10 @@ impl Reader<'_> {
                 continue;
             };
             let keyless = !followed.table.publishable;
-            let same_rows = followed.was_truncated || self.ignore_rewrites;
+            // Of a log, rows of before a TRUNCATE do not matter.
+            let truncated =
+                followed.truncated_by.is_some_and(|xid| followed.log || now.is_filed_by(xid));
+            let same_rows = truncated || self.ignore_rewrites;
             let changed = match followed.shape.as_str() {
                 "" => None,
                 told => now.changed_since(told, same_rows, keyless),

@@ -42,14 +42,15 @@ pub struct Transaction {
     pub commit_lsn: Lsn,
     /// Microseconds since 2000-01-01 UTC.
     pub commit_time: i64,
+    pub xid: u32,
     /// `commit_lsn`, as rows have it.
     text: String,
 }
 
 impl Transaction {
     /// One that is committed there and then.
-    pub fn new(commit_lsn: Lsn, commit_time: i64) -> Self {
-        Transaction { commit_lsn, commit_time, text: commit_lsn.to_string() }
+    pub fn new(commit_lsn: Lsn, commit_time: i64, xid: u32) -> Self {
+        Transaction { commit_lsn, commit_time, xid, text: commit_lsn.to_string() }
     }
 }
 
@@ -97,10 +98,10 @@ pub struct Followed {
     pub lost: bool,
     /// What it was when the position was reached; empty: unknown.
     pub shape: String,
-    /// The log told of a TRUNCATE, and what came before it stays.
-    pub was_truncated: bool,
+    /// The transaction of the last TRUNCATE that the log told of.
+    pub truncated_by: Option<u32>,
     /// What came before a TRUNCATE stays.
-    log: bool,
+    pub log: bool,
     writer: WriterAddress,
     stage: StageRequest,
     columns: Vec<Column>,
@@ -173,7 +174,7 @@ impl Followed {
             position,
             lost: false,
             shape: request.shape,
-            was_truncated: false,
+            truncated_by: None,
             log: request.log,
             writer: WriterAddress { address, token },
             stage,
@@ -296,9 +297,9 @@ impl Followed {
     }
 
     /// Everything that the table had is gone, and what came before with it.
-    pub fn truncate(&mut self) {
+    pub fn truncate(&mut self, transaction: &Transaction) {
+        self.truncated_by = Some(transaction.xid);
         if self.log {
-            self.was_truncated = true;
             self.changes.truncated = true;
             return;
         }

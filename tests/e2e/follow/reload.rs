@@ -136,3 +136,22 @@ fn a_rewrite_that_the_user_wants_ignored_costs_no_load() -> Result<()> {
     assert_eq!(Followed::how(&outcome, "public.t")?, "loaded");
     Ok(())
 }
+
+#[test]
+fn a_truncate_is_followed_and_a_rewrite_after_it_is_loaded() -> Result<()> {
+    let followed = Followed::new(Into::Iceberg, "truncated", SQL)?;
+    followed.sync()?;
+    let truncate =
+        "BEGIN; TRUNCATE t; INSERT INTO t VALUES (2, 'after', 'x'), (3, 'more', 'y'); COMMIT;";
+    for (then, how) in [
+        ("", "followed"),
+        ("INSERT INTO t VALUES (4, 'later', 'x'); ANALYZE t", "followed"),
+        ("ALTER TABLE t ALTER v TYPE text USING upper(v) || '!'", "loaded"),
+        ("TRUNCATE t; INSERT INTO t VALUES (5, 'last', 'x')", "followed"),
+    ] {
+        followed.psql(&format!("{truncate} {then}"))?;
+        let outcome = followed.sync_equals(&STREAMS)?;
+        assert_eq!(Followed::how(&outcome, "public.t")?, how, "after {then:?}");
+    }
+    Ok(())
+}
