@@ -130,7 +130,9 @@ impl Sync<'_> {
                     self.settle(capture, &mut call, staged).await?;
                     if let Some(continuous) = &self.context.continuous {
                         continuous.works();
-                        if continuous.is_ending() {
+                        // What is left is for the next start; with the last one
+                        // comes how the tables look.
+                        if continuous.is_ending() && call.confirmed < capture.log.end {
                             return Ok(());
                         }
                     }
