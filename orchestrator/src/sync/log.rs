@@ -55,7 +55,7 @@ pub fn begin(
         && !seen.identity.is_empty()
         && !seen.toastable.is_empty()
     {
-        progress.note(&format!(
+        progress.note_once(&format!(
             "warning: {}: an UPDATE that leaves a large value of {} as it was would stop its log, \
              which cannot tell it: give the table REPLICA IDENTITY FULL",
             table.id,
