@@ -18,6 +18,7 @@ pub mod confirm;
 mod exclusive;
 pub mod pgoutput;
 mod relation;
+mod row;
 mod shapes;
 mod spool;
 mod table;

@@ -16,12 +16,13 @@ use arrow::datatypes::{Schema, SchemaRef};
 use bytes::Bytes;
 use prost::Message;
 use proto::Fault;
-use proto::columns::{UNCHANGED, unchanged_bits};
+use proto::columns::UNCHANGED;
 use proto::lsn::Lsn;
 use proto::v1::{self, StageRequest};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::pgoutput::{Datum, Tuple};
+use super::row::{self, Source};
 use super::spool::{Extent, Spool};
 use crate::batch::{Batch, Batcher, Bounds};
 use crate::capture::table::{RESERVED, Table};
@@ -77,15 +78,6 @@ impl From<SourceError> for Refused {
     fn from(error: SourceError) -> Self {
         Refused::Failed(error)
     }
-}
-
-/// One of the stream's columns.
-struct Source {
-    name: String,
-    /// Its place in the log's rows.
-    place: usize,
-    transcoder: Transcoder,
-    identity: bool,
 }
 
 /// A table that is followed.
@@ -332,43 +324,12 @@ impl Followed {
         transaction: &Transaction,
         value: impl Fn(&Source) -> Datum<'a>,
     ) -> Result<(), Refused> {
+        let (op, time) = ([op], transaction.commit_time.to_be_bytes());
+        let said: [&[u8]; 3] = [&op, &time, transaction.text.as_bytes()];
         let says_unchanged = self.says_unchanged();
         let row = &mut self.changes.pending;
-        let start = row.len();
-        // A table has 1,600 columns at most.
-        row.extend((self.columns.len() as u16).to_be_bytes());
-        cell(row, &[op]);
-        cell(row, &transaction.commit_time.to_be_bytes());
-        cell(row, transaction.text.as_bytes());
-        if says_unchanged {
-            let unchanged = self.sources.iter().enumerate();
-            let unchanged = unchanged.filter(|(_, source)| value(source) == Datum::Unchanged);
-            match unchanged_bits(unchanged.map(|(at, _)| at)) {
-                none if none.is_empty() => row.extend((-1i32).to_be_bytes()),
-                bits => cell(row, &bits),
-            }
-        }
-        for source in &self.sources {
-            let wrong = match value(source) {
-                Datum::Null => {
-                    row.extend((-1i32).to_be_bytes());
-                    continue;
-                }
-                Datum::Unchanged if says_unchanged => {
-                    row.extend((-1i32).to_be_bytes());
-                    continue;
-                }
-                Datum::Text(text) => match source.transcoder.cell(text, row) {
-                    Ok(()) => continue,
-                    Err(what) => what,
-                },
-                Datum::Unchanged => "a value that the log leaves out".to_owned(),
-            };
-            row.truncate(start);
-            let key = key(&self.sources, value);
-            return Err(self.bad(&key, format!("column {}: {wrong}", source.name)).into());
-        }
-        Ok(())
+        let appended = row::append(row, said, says_unchanged, &self.sources, &value);
+        appended.map_err(|what| self.bad(&row::key(&self.sources, value), what).into())
     }
 
     fn bad(&self, key: &str, what: String) -> SourceError {
@@ -511,24 +472,4 @@ async fn outcome(staged: AbortOnDropHandle<Result<Bytes, Fault>>) -> Result<Byte
         Ok(answer) => answer.map_err(SourceError::Writer),
         Err(defect) => Err(SourceError::Internal(format!("an upload ended by {defect}"))),
     }
-}
-
-fn cell(row: &mut Vec<u8>, value: &[u8]) {
-    // None of ours is longer than a bit for each of 1,600 columns.
-    row.extend((value.len() as u32).to_be_bytes());
-    row.extend_from_slice(value);
-}
-
-/// "id = 42", as far as the change says.
-fn key<'a>(sources: &[Source], value: impl Fn(&Source) -> Datum<'a>) -> String {
-    let parts = sources.iter().filter(|source| source.identity).map(|source| {
-        let shown = match value(source) {
-            Datum::Text(text) => String::from_utf8_lossy(&text[..text.len().min(100)]).into_owned(),
-            Datum::Null => "null".to_owned(),
-            Datum::Unchanged => "?".to_owned(),
-        };
-        format!("{} = {shown}", source.name)
-    });
-    let parts: Vec<String> = parts.collect();
-    if parts.is_empty() { "none".to_owned() } else { parts.join(", ") }
 }
