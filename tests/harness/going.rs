@@ -1,6 +1,7 @@
 //! A sync that goes on.
 
 use anyhow::{Result, ensure};
+use serde_json::Value;
 
 use crate::follow::{Followed, slot};
 use crate::run::{Outcome, Project, Running, poll};
@@ -21,14 +22,25 @@ impl Followed {
         self.project.start(&arguments)
     }
 
-    /// Waits until everything that is committed now was acknowledged.
+    /// Waits until everything is loaded and what is committed now was acknowledged.
     pub fn caught_up(&self, going: &mut Running) -> Result<()> {
         let end = self.psql("SELECT pg_current_wal_flush_lsn()")?;
         let caught_up = poll("the slot has moved there", || {
             ensure!(!going.ended()?, "the sync has ended");
-            self.is_confirmed(&end)
+            Ok(self.is_confirmed(&end)? && self.are_followed()?)
         });
         caught_up.or_else(|error| Err(error.context(going.stop()?)))
+    }
+
+    /// Whether the state says that every selected stream is followed: a new slot is
+    /// further than what has to be loaded still.
+    fn are_followed(&self) -> Result<bool> {
+        let catalog = self.project.read("streams.json")?;
+        let schemas = catalog["selected_streams"].as_object();
+        let of_schema = |streams: &Value| streams.as_array().map_or(0, Vec::len);
+        let selected: usize = schemas.map_or(0, |all| all.values().map(of_schema).sum());
+        let state = self.project.read("state.json").unwrap_or_default();
+        Ok(state["global"]["streams"].as_array().is_some_and(|all| all.len() == selected))
     }
 
     /// Whether the slot has moved there.
