@@ -96,8 +96,9 @@ impl Sync<'_> {
             table.stream.table.key_columns = seen.identity.clone();
         }
         // How it looks now is compared by the source, at the end, with how it was.
-        let toastable = Vec::new();
-        table.seen = Some(CaptureTable { shape: String::new(), toastable, ..seen });
+        let mut seen = CaptureTable { shape: String::new(), ..seen };
+        let toastable = std::mem::take(&mut seen.toastable);
+        table.seen = Some(seen);
         table.settings = Settings::of_table(&self.run, self.context.destination, table);
         let (namespace, name) = (&table.stream.namespace, &table.stream.name);
         let state = self.keeper.state();
@@ -107,7 +108,8 @@ impl Sync<'_> {
         let certified = state.certified(namespace, name);
         if table.is_log() {
             let reached = reached.cloned();
-            return log::begin(table, capture, certified, reached.as_ref(), &self.context.progress);
+            log::warn(table, &toastable, &self.context.progress);
+            return log::begin(table, capture, certified, reached.as_ref());
         }
         // A log is no content to go on from.
         table.position = table.position.take().filter(|position| position.shape != log::LOG);

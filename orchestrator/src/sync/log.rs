@@ -36,31 +36,11 @@ pub fn begin(
     capture: &Capture,
     certified: Option<Position>,
     reached: Option<&Position>,
-    progress: &Progress,
 ) -> Result<(), Fault> {
     let is_log = table.position.as_ref().is_some_and(|position| position.shape == LOG);
     if table.last_commit.is_some() && !is_log {
         let what = format!("{} holds what is no log of changes", table.id);
         return Err(Fault::new(ErrorCode::InvalidConfig, what).remedy(anew("begins")));
-    }
-    if table.seen.as_ref().is_some_and(|seen| seen.identity.is_empty()) {
-        progress.note_once(&format!(
-            "warning: {}: without a primary key or another replica identity, its UPDATEs and \
-             DELETEs are not in the log",
-            table.id
-        ));
-    }
-    if let Some(seen) = &table.seen
-        && !seen.full
-        && !seen.identity.is_empty()
-        && !seen.toastable.is_empty()
-    {
-        progress.note_once(&format!(
-            "warning: {}: an UPDATE that leaves a large value of {} as it was would stop its log, \
-             which cannot tell it: give the table REPLICA IDENTITY FULL",
-            table.id,
-            seen.toastable.join(", ")
-        ));
     }
     // Of one that nothing has come for yet only the state knows.
     let known = table.position.clone().or_else(|| certified.clone());
@@ -74,6 +54,25 @@ pub fn begin(
     table.position = Some(position.with_shape(LOG));
     table.action = Action::Follow;
     Ok(())
+}
+
+/// Says what its log will lack, or stop at; `toastable`: columns of large values.
+pub fn warn(table: &TableRun, toastable: &[String], progress: &Progress) {
+    let Some(seen) = &table.seen else { return };
+    if seen.identity.is_empty() {
+        progress.note_once(&format!(
+            "warning: {}: without a primary key or another replica identity, its UPDATEs and \
+             DELETEs are not in the log",
+            table.id
+        ));
+    } else if !seen.full && !toastable.is_empty() {
+        progress.note_once(&format!(
+            "warning: {}: an UPDATE that leaves a large value of {} as it was would stop its log, \
+             which cannot tell it: give the table REPLICA IDENTITY FULL",
+            table.id,
+            toastable.join(", ")
+        ));
+    }
 }
 
 /// A change that the stream does not tell.
