@@ -4,7 +4,7 @@
 //! tables → first sync → base slot → backlog
 //!     per round: copy of base → pg_recvlogical > /dev/null
 //!                copy of base → sync of the tables as the first sync left them
-//! DuckDB reads the tables → what PostgreSQL says
+//! ClickHouse reads the tables → what PostgreSQL says
 //! ```
 //!
 //! Both decode the same log of the same server on the same machine, in turns
@@ -60,6 +60,6 @@ pub fn run(options: &Cdc) -> Result<()> {
     for table in backlog::TABLES {
         backlog.equals(table, &sync)?;
     }
-    println!("DuckDB reads both tables as PostgreSQL has them.");
+    println!("ClickHouse reads both tables as PostgreSQL has them.");
     Ok(())
 }
