@@ -107,8 +107,10 @@ fn another_program_on_the_writers_port_is_named_and_told_nothing() -> Result<()>
         &project,
         "destination.json",
         change,
-        &["no-such-host.invalid:9", "grpc_port", "lookup"],
+        &["no-such-host.invalid:9", "grpc_port", "without TLS", "--plaintext"],
     )?;
+    let elsewhere = ["--writer", "no-such-host.invalid:9", "--plaintext"];
+    refused_with(&project, &elsewhere, &["no-such-host.invalid:9", "lookup"])?;
     let named = ["127.0.0.1:9", "source-svc", "refused"];
     refused_with(&project, &["--source", "127.0.0.1:9"], &named)?;
     Ok(())
