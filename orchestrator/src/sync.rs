@@ -59,6 +59,7 @@ pub mod follow;
 pub mod incremental;
 pub mod lag;
 mod log;
+mod lost;
 mod modes;
 pub mod position;
 mod prepare;

@@ -34,22 +34,13 @@ use super::capture::Capture;
 use super::changes::{self, Staged};
 use super::commit;
 use super::lag::{HeldWal, WARN_AGAIN};
-use super::resume::Action;
 use super::retry::Retry;
 use super::{Stop, Sync, log, settings};
-use crate::progress::human;
 use crate::state::Run;
 use crate::writers::Assigned;
 
 /// Tables of an interval that are committed at once.
 const COMMITS_AT_ONCE: usize = 8;
-/// Times that one table is loaded anew in a run.
-const RELOADS: u32 = 3;
-/// A sync that goes on loads such a table less and less often, from the first
-/// pause to the longest, until it can be followed for a while.
-const PAUSE: Duration = Duration::from_secs(60);
-const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
-const FORGIVEN: Duration = Duration::from_secs(600);
 /// Between two refreshes of what only time changes.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -137,7 +128,10 @@ impl Sync<'_> {
                         }
                     }
                 }
-                Some(Event::Lost(lost)) => self.lose(capture, &call, lost)?,
+                Some(Event::Lost(lost)) => {
+                    let index = call.index(&lost.namespace, &lost.name)?;
+                    self.lose(capture, index, lost)?;
+                }
                 Some(Event::Finished(finished)) => {
                     let to = end(&finished.to)?;
                     self.remember_shapes(&call, finished.shapes)?;
@@ -235,12 +229,12 @@ impl Sync<'_> {
                 }
             }
             if let Some(reason) = staged.lost() {
-                self.lose(capture, call, TableLost { namespace, name, reason })?;
+                self.lose(capture, index, TableLost { namespace, name, reason })?;
                 continue;
             }
             changed.push((staged, index));
         }
-        self.complete(capture, call, &mut changed).await?;
+        self.complete(capture, &mut changed).await?;
         let mut commits = Vec::new();
         for (staged, index) in changed {
             let request = changes::commit(&self.context, &self.tables[index], &staged, &position);
@@ -281,7 +275,6 @@ impl Sync<'_> {
     async fn complete(
         &mut self,
         capture: &Capture,
-        call: &Call,
         changed: &mut Vec<(Staged, usize)>,
     ) -> Result<(), Stop> {
         let requests: Vec<_> = changed
@@ -315,7 +308,7 @@ impl Sync<'_> {
             let table = &self.tables[index].stream;
             let (namespace, name) = (table.namespace.clone(), table.name.clone());
             let reason = format!("the table does not say what the changes leave out: {what}");
-            self.lose(capture, call, TableLost { namespace, name, reason })?;
+            self.lose(capture, index, TableLost { namespace, name, reason })?;
         }
         Ok(())
     }
@@ -376,81 +369,6 @@ impl Sync<'_> {
             }
         }
         Ok(())
-    }
-
-    /// The table is not followed any more; the state knows before the slot is
-    /// moved past what it lacks.
-    fn lose(&mut self, capture: &Capture, call: &Call, lost: TableLost) -> Result<(), Fault> {
-        let index = call.index(&lost.namespace, &lost.name)?;
-        let table = &mut self.tables[index];
-        if table.is_log() {
-            let fault = log::lost(table, capture.slot(), &lost);
-            return Err(Fault { transient: false, ..fault });
-        }
-        let goes_on = self.context.continuous.is_some();
-        if goes_on && table.lost_at.is_some_and(|last| last.elapsed() > FORGIVEN) {
-            table.times_lost = 0;
-        }
-        table.times_lost += 1;
-        table.lost_at = Some(Instant::now());
-        if table.times_lost > RELOADS && goes_on {
-            let doubled = 1 << (table.times_lost - RELOADS - 1).min(16);
-            let pause = PAUSE.saturating_mul(doubled).min(LONGEST_PAUSE);
-            table.reload_at = Some(Instant::now() + pause);
-            self.context.progress.note(&format!(
-                "warning: {}: its changes cannot be followed, again and again: {}; it stays as it \
-                 is and is loaded anew in {}",
-                table.id,
-                lost.reason,
-                human::seconds(pause.as_secs_f64())
-            ));
-            table.lost = Some(lost.reason);
-            self.keeper.change().unfollow(&lost.namespace, &lost.name);
-            return Ok(());
-        }
-        if table.times_lost > RELOADS {
-            return Err(Fault::new(
-                ErrorCode::Source,
-                format!(
-                    "{} was loaded anew {RELOADS} times in this sync, and again its changes \
-                     cannot be followed: {}",
-                    table.id, lost.reason
-                ),
-            )
-            .remedy(
-                "sync again when the table is changed less, or set its sync_mode to full_refresh",
-            ));
-        }
-        self.context.progress.note(&format!(
-            "{} is loaded anew: its changes cannot be followed: {}",
-            table.id, lost.reason
-        ));
-        table.lost = Some(lost.reason);
-        self.keeper.change().unfollow(&lost.namespace, &lost.name);
-        Ok(())
-    }
-
-    /// The tables that were lost are to be read; whether there are any.
-    fn reload_lost(&mut self) -> Result<bool, Stop> {
-        let mut any = false;
-        for (index, table) in self.tables.iter_mut().enumerate() {
-            let waits = table.reload_at.is_some_and(|at| at > Instant::now());
-            if waits || table.lost.take().is_none() {
-                continue;
-            }
-            any = true;
-            table.reload_at = None;
-            table.action = Action::ReadAll;
-            table.outcome = None;
-            table.position = None;
-            self.context.progress.restart(index);
-            self.keeper.change().remove(&table.stream.namespace, &table.stream.name);
-        }
-        if let Some(capture) = &mut self.capture {
-            // Once in a sync.
-            capture.initial_wait_ms = 0;
-        }
-        Ok(any)
     }
 
     /// Where the followed tables are now.

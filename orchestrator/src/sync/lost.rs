@@ -1,0 +1,102 @@
+//! Tables whose changes cannot be followed any more: they leave the state before
+//! anything further is confirmed, and are loaded anew, not too often.
+
+use std::time::Duration;
+
+use proto::Fault;
+use proto::v1::{ErrorCode, TableLost};
+use tokio::time::Instant;
+
+use super::capture::Capture;
+use super::resume::Action;
+use super::{Stop, Sync, log};
+use crate::progress::human;
+
+/// Times that one table is loaded anew in a run.
+const RELOADS: u32 = 3;
+/// A sync that goes on loads such a table less and less often, from the first
+/// pause to the longest, until it can be followed for a while.
+const PAUSE: Duration = Duration::from_secs(60);
+const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
+const FORGIVEN: Duration = Duration::from_secs(600);
+
+impl Sync<'_> {
+    /// The table is not followed any more; the state knows before the slot is
+    /// moved past what it lacks.
+    pub(super) fn lose(
+        &mut self,
+        capture: &Capture,
+        index: usize,
+        lost: TableLost,
+    ) -> Result<(), Fault> {
+        let table = &mut self.tables[index];
+        if table.is_log() {
+            let fault = log::lost(table, capture.slot(), &lost);
+            return Err(Fault { transient: false, ..fault });
+        }
+        let goes_on = self.context.continuous.is_some();
+        if goes_on && table.lost_at.is_some_and(|last| last.elapsed() > FORGIVEN) {
+            table.times_lost = 0;
+        }
+        table.times_lost += 1;
+        table.lost_at = Some(Instant::now());
+        if table.times_lost > RELOADS && goes_on {
+            let doubled = 1 << (table.times_lost - RELOADS - 1).min(16);
+            let pause = PAUSE.saturating_mul(doubled).min(LONGEST_PAUSE);
+            table.reload_at = Some(Instant::now() + pause);
+            self.context.progress.note(&format!(
+                "warning: {}: its changes cannot be followed, again and again: {}; it stays as it \
+                 is and is loaded anew in {}",
+                table.id,
+                lost.reason,
+                human::seconds(pause.as_secs_f64())
+            ));
+            table.lost = Some(lost.reason);
+            self.keeper.change().unfollow(&lost.namespace, &lost.name);
+            return Ok(());
+        }
+        if table.times_lost > RELOADS {
+            return Err(Fault::new(
+                ErrorCode::Source,
+                format!(
+                    "{} was loaded anew {RELOADS} times in this sync, and again its changes \
+                     cannot be followed: {}",
+                    table.id, lost.reason
+                ),
+            )
+            .remedy(
+                "sync again when the table is changed less, or set its sync_mode to full_refresh",
+            ));
+        }
+        self.context.progress.note(&format!(
+            "{} is loaded anew: its changes cannot be followed: {}",
+            table.id, lost.reason
+        ));
+        table.lost = Some(lost.reason);
+        self.keeper.change().unfollow(&lost.namespace, &lost.name);
+        Ok(())
+    }
+
+    /// The tables that were lost are to be read; whether there are any.
+    pub(super) fn reload_lost(&mut self) -> Result<bool, Stop> {
+        let mut any = false;
+        for (index, table) in self.tables.iter_mut().enumerate() {
+            let waits = table.reload_at.is_some_and(|at| at > Instant::now());
+            if waits || table.lost.take().is_none() {
+                continue;
+            }
+            any = true;
+            table.reload_at = None;
+            table.action = Action::ReadAll;
+            table.outcome = None;
+            table.position = None;
+            self.context.progress.restart(index);
+            self.keeper.change().remove(&table.stream.namespace, &table.stream.name);
+        }
+        if let Some(capture) = &mut self.capture {
+            // Once in a sync.
+            capture.initial_wait_ms = 0;
+        }
+        Ok(any)
+    }
+}
