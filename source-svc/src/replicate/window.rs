@@ -278,6 +278,17 @@ fn failed(source: tokio_postgres::Error) -> SourceError {
                     .to_owned(),
         };
     }
+    if said.contains("could not map filen") {
+        return SourceError::Capture {
+            what: format!(
+                "the server cannot decode its own log where it reads it from, beside a table that \
+                 was rewritten or truncated in a transaction that had begun before: {said}"
+            ),
+            remedy: "sync again; if that does not help, drop the slot (SELECT \
+                     pg_drop_replication_slot(…)): the next sync makes it anew and loads the tables"
+                .to_owned(),
+        };
+    }
     SourceError::Postgres { doing: "reading the log".to_owned(), source }
 }
 
