@@ -2,7 +2,8 @@
 # The deployment of docker-compose.yml, for real: builds the image, starts
 # everything, replicates through two writers, kills one of them in the middle
 # while two more join, and compares the tables with the database. Leaves nothing
-# behind but images. TIDEWATER_IMAGE names one that is built already. Called by `./build.sh compose`.
+# behind but images. TIDEWATER_IMAGE names one that is built already. Called by
+# `./build.sh compose`.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

@@ -56,6 +56,7 @@ engine_images() {
   local work
   work=$(mktemp -d)
   if ! has_image "$RUNTIME_IMAGE"; then
+    command -v debootstrap >/dev/null || apt_install debootstrap || die "could not install debootstrap"
     debootstrap --variant=minbase bookworm "$work/root" >"$work/log" 2>&1 ||
       die "debootstrap failed: $(tail -3 "$work/log")"
     tar -C "$work/root" -c . | docker import - "$RUNTIME_IMAGE" >/dev/null
