@@ -24,7 +24,7 @@ use serde_json::json;
 
 use crate::cdc::Cdc;
 use crate::database::{DATABASE, Trips};
-use crate::report::{Report, Round};
+use crate::report::{Ratio, Report, Round, Work, busy, cores, mega};
 use crate::sync::{Format, Sync};
 
 #[derive(Parser)]
@@ -85,15 +85,37 @@ fn full_load(options: &FullLoad) -> Result<()> {
     let format = if options.iceberg { Format::Iceberg } else { Format::Parquet };
     let source = json!({"default_mode": "full_refresh", "max_threads": options.max_threads});
     let sync = Sync::prepare(&trips.server, DATABASE, source, format)?;
-    let mut report = Report::begin(&trips, bytes, options.max_threads, format);
+    introduce(&trips, bytes, options.max_threads, format);
+    let work = Work { of: "rows", count: trips.rows, bytes: Some(bytes) };
+    let mut report = Report::begin(work, "floor", Ratio::Slower);
     for number in 1..=options.rounds {
         let floor = floor::run(&trips)?;
         let sync = sync.run_first().with_context(|| format!("sync of round {number}"))?;
         report.add(Round { floor, sync });
     }
-    report.end(&sync.output()?);
+    report.end();
+    let output = sync.output()?;
+    let (before, after) = (mega(bytes), mega(output.bytes));
+    println!("{before} MB of COPY BINARY became {after} MB in {} Parquet files.", output.files);
     let read = sync.rows_read_back()?;
     ensure!(read == options.rows, "DuckDB reads {read} rows, not {}", options.rows);
     println!("DuckDB reads {read} rows back.");
     Ok(())
+}
+
+/// Prints what is measured.
+fn introduce(trips: &Trips, bytes: u64, max_threads: u32, format: Format) {
+    println!("full load of {} rows × 20 columns, {} MB of COPY BINARY", trips.rows, mega(bytes));
+    println!(
+        "PostgreSQL {} on this machine, {} cores for all; max_threads {max_threads}",
+        trips.server.build().version,
+        cores()
+    );
+    busy();
+    println!("\n(a) floor: two parallel psql COPY … TO STDOUT (FORMAT binary) > /dev/null");
+    let table = match format {
+        Format::Parquet => "zstd Parquet",
+        Format::Iceberg => "an Iceberg table of zstd Parquet",
+    };
+    println!("(b) sync: the whole command, to {table}, normalized, with metadata columns\n");
 }

@@ -3,12 +3,10 @@
 
 use std::time::Duration;
 
-use crate::database::Trips;
 use crate::processes::Measured;
-use crate::sync::{Format, Output};
 
 /// In the order of the columns.
-pub const PROGRAMS: [&str; 3] = ["orchestrator", "source-svc", "writer-svc"];
+const PROGRAMS: [&str; 3] = ["orchestrator", "source-svc", "writer-svc"];
 
 /// The floor and the sync that took its turn after it.
 pub struct Round {
@@ -16,52 +14,54 @@ pub struct Round {
     pub sync: Measured,
 }
 
-impl Round {
-    fn ratio(&self) -> f64 {
-        self.sync.wall.as_secs_f64() / self.floor.as_secs_f64()
-    }
+/// What every run moves.
+pub struct Work {
+    /// What is counted: "rows", "changes".
+    pub of: &'static str,
+    pub count: u64,
+    /// Where it is known, in bytes.
+    pub bytes: Option<u64>,
+}
+
+/// How many times a round's number says.
+#[derive(Clone, Copy)]
+pub enum Ratio {
+    /// The sync takes as long as the floor: less is better.
+    Slower,
+    /// The sync is as fast as the floor: more is better.
+    Faster,
 }
 
 /// The table as it grows.
 pub struct Report {
-    rows: u64,
-    bytes: u64,
+    work: Work,
+    /// What the floor is called in its lines.
+    floor: &'static str,
+    ratio: Ratio,
     rounds: Vec<Round>,
 }
 
 impl Report {
-    /// Prints what is measured, and the head of the table.
-    pub fn begin(trips: &Trips, bytes: u64, max_threads: u32, format: Format) -> Report {
-        let cores = std::thread::available_parallelism().map_or(0, usize::from);
-        println!(
-            "full load of {} rows × 20 columns, {} MB of COPY BINARY",
-            trips.rows,
-            mega(bytes)
-        );
-        println!(
-            "PostgreSQL {} on this machine, {cores} cores for all; max_threads {max_threads}",
-            trips.server.build().version
-        );
-        busy();
-        println!("\n(a) floor: two parallel psql COPY … TO STDOUT (FORMAT binary) > /dev/null");
-        let table = match format {
-            Format::Parquet => "zstd Parquet",
-            Format::Iceberg => "an Iceberg table of zstd Parquet",
-        };
-        println!("(b) sync: the whole command, to {table}, normalized, with metadata columns\n");
-        print!(
-            "{:>6} {:<9} {:>7} {:>9} {:>6} {:>7}",
-            "round", "run", "wall s", "rows/s", "MB/s", "CPU s"
-        );
+    /// Prints the head of the table.
+    pub fn begin(work: Work, floor: &'static str, ratio: Ratio) -> Report {
+        let report = Report { work, floor, ratio, rounds: Vec::new() };
+        let mut head = format!("{:>6} {:<9} {:>7}", "round", "run", "wall s");
+        head += &format!(" {:>9}", format!("{}/s", report.work.of));
+        if report.work.bytes.is_some() {
+            head += &format!(" {:>6}", "MB/s");
+        }
+        head += &format!(" {:>7}", "CPU s");
+        print!("{head}");
         for program in PROGRAMS {
             print!(" {program:>16}");
         }
-        println!(" {:>6}", "b/a");
-        println!(
-            "{:>49} {:>16} {:>16} {:>16}",
-            "", "CPU s  peak MB", "CPU s  peak MB", "CPU s  peak MB"
-        );
-        Report { rows: trips.rows, bytes, rounds: Vec::new() }
+        let ratio = match ratio {
+            Ratio::Slower => "b/a",
+            Ratio::Faster => "a/b",
+        };
+        println!(" {ratio:>6}");
+        println!("{:width$} {1:>16} {1:>16} {1:>16}", "", "CPU s  peak MB", width = head.len());
+        report
     }
 
     /// Prints a round.
@@ -70,42 +70,53 @@ impl Report {
         self.lines(&self.rounds.len().to_string(), &self.rounds[self.rounds.len() - 1..]);
     }
 
-    /// Prints the medians, each column for itself, and what was written.
-    pub fn end(&self, output: &Output) {
+    /// Prints the medians, each column for itself.
+    pub fn end(&self) {
         println!();
         self.lines("median", &self.rounds);
-        println!(
-            "\n{} MB of COPY BINARY became {} MB in {} Parquet files.",
-            mega(self.bytes),
-            mega(output.bytes),
-            output.files
-        );
+        println!();
     }
 
     /// Two lines with the medians over these rounds.
     fn lines(&self, label: &str, rounds: &[Round]) {
         let floor = median(rounds, |round| round.floor.as_secs_f64());
-        println!("{label:>6} (a) floor {}", self.speed(floor));
+        println!("{label:>6} (a) {:<5} {}", self.floor, self.speed(floor));
         let sync = median(rounds, |round| round.sync.wall.as_secs_f64());
         let cpu = median(rounds, |round| round.sync.cpu);
-        print!("{:>6} (b) sync  {} {cpu:>7.2}", "", self.speed(sync));
+        print!("{:>6} (b) {:<5} {} {cpu:>7.2}", "", "sync", self.speed(sync));
         for program in PROGRAMS {
             let cpu = median(rounds, |round| round.sync.cpu_of(program));
             let peak = median(rounds, |round| round.sync.peak_of(program) / 1e6);
             print!(" {cpu:>7.2} {peak:>8.0}");
         }
-        println!(" {:>6.2}", median(rounds, Round::ratio));
+        println!(" {:>6.2}", median(rounds, |round| self.ratio(round)));
+    }
+
+    fn ratio(&self, round: &Round) -> f64 {
+        let (floor, sync) = (round.floor.as_secs_f64(), round.sync.wall.as_secs_f64());
+        match self.ratio {
+            Ratio::Slower => sync / floor,
+            Ratio::Faster => floor / sync,
+        }
     }
 
     fn speed(&self, wall: f64) -> String {
-        let rows = self.rows as f64 / wall;
-        let bytes = self.bytes as f64 / 1e6 / wall;
-        format!("{wall:>7.2} {rows:>9.0} {bytes:>6.0}")
+        let speed = format!("{wall:>7.2} {:>9.0}", self.work.count as f64 / wall);
+        match self.work.bytes {
+            Some(bytes) => format!("{speed} {:>6.0}", bytes as f64 / 1e6 / wall),
+            None => speed,
+        }
     }
 }
 
-fn mega(bytes: u64) -> u64 {
+/// Bytes as megabytes.
+pub fn mega(bytes: u64) -> u64 {
     (bytes + 500_000) / 1_000_000
+}
+
+/// How many cores the machine has for all that runs.
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(0, usize::from)
 }
 
 /// Says so when others may disturb what is measured.
@@ -120,7 +131,7 @@ pub fn busy() {
 }
 
 /// The middle value; of an even number, the mean of the two in the middle.
-pub fn median<T>(rounds: &[T], value: impl Fn(&T) -> f64) -> f64 {
+fn median<T>(rounds: &[T], value: impl Fn(&T) -> f64) -> f64 {
     let mut values: Vec<f64> = rounds.iter().map(value).collect();
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;

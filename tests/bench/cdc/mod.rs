@@ -12,15 +12,14 @@
 
 mod backlog;
 mod recvlogical;
-mod report;
 
 use anyhow::{Context, Result};
 use clap::Args;
 use serde_json::json;
 
+use crate::report::{Ratio, Report, Round, Work, busy, cores};
 use crate::sync::{Format, Sync};
 use backlog::{Backlog, DATABASE};
-use report::{Report, Round};
 
 /// The slot that is followed; its copies are named after it.
 const SLOT: &str = "bench";
@@ -48,7 +47,9 @@ pub fn run(options: &Cdc) -> Result<()> {
     sync.run_first().context("the first sync")?;
     sync.keep()?;
     backlog.write()?;
-    let mut report = Report::begin(&backlog);
+    introduce(&backlog);
+    let work = Work { of: "changes", count: backlog.changes, bytes: None };
+    let mut report = Report::begin(work, "recv", Ratio::Faster);
     for number in 1..=options.rounds {
         let floor = recvlogical::run(&backlog)?;
         sync.restore()?;
@@ -62,4 +63,16 @@ pub fn run(options: &Cdc) -> Result<()> {
     }
     println!("ClickHouse reads both tables as PostgreSQL has them.");
     Ok(())
+}
+
+/// Prints what is measured.
+fn introduce(backlog: &Backlog) {
+    let changes = backlog.changes;
+    println!("a backlog of {changes} changes of two tables, half of them in ten transactions,");
+    println!("half in one for each; five of ten are updates, three inserts, two deletes");
+    let version = &backlog.server().build().version;
+    println!("PostgreSQL {version} on this machine, {} cores for all", cores());
+    busy();
+    println!("\n(a) recv: pg_recvlogical, pgoutput of a copy of the slot to /dev/null");
+    println!("(b) sync: the whole command, into Iceberg tables, committed and the slot moved\n");
 }
