@@ -52,23 +52,39 @@ pub async fn dial(
         .keep_alive_timeout(limits::KEEPALIVE_TIMEOUT)
         .keep_alive_while_idle(true)
         .tcp_nodelay(true);
-    let channel = endpoint.connect().await.map_err(|e| match is_about_tls(&e) {
-        true => untrusted(service, address, &e),
+    let secure = target.server_name.is_some();
+    let channel = endpoint.connect().await.map_err(|e| match was_reached(&e) {
+        true if secure => untrusted(service, address, &e),
+        true => stranger(service, address, &causes(&e), &e),
         false => {
             let message = format!("no {service} answers at {address}{}", causes(&e));
             Fault::new(ErrorCode::Unavailable, message)
                 .remedy(format!("start {service} there, or correct the address"))
         }
     })?;
-    let secure = target.server_name.is_some();
     identify(channel.clone(), address, service, token, secure).await?;
     Ok(InterceptedService::new(channel, AttachToken::new(token)))
+}
+
+/// What to do about a listener that does not speak as a service does.
+const NO_SERVICE: &str = "correct the address or stop the other program; if the service demands \
+                          TLS, give --tls-ca";
+
+/// The refusal of a listener that speaks something else; `said` begins with a colon.
+fn stranger(
+    service: &str,
+    address: &str,
+    said: &str,
+    error: &(dyn std::error::Error + 'static),
+) -> Fault {
+    let message = format!("what listens at {address} is no {service}{said}");
+    Fault::new(refusal(error), message).remedy(NO_SERVICE)
 }
 
 /// The refusal of a connection whose certificates do not fit.
 fn untrusted(service: &str, address: &str, error: &(dyn std::error::Error + 'static)) -> Fault {
     let message = format!("{service} at {address}: TLS failed: {error}{}", causes(error));
-    Fault::new(ErrorCode::Authentication, message).remedy(
+    Fault::new(refusal(error), message).remedy(
         "give --tls-ca the authority that signed its certificate, which must be valid and for \
          this name; a service that demands certificates needs --tls-cert and --tls-key, too",
     )
@@ -79,27 +95,49 @@ fn has_no_answer(status: &Status) -> bool {
     matches!(status.code(), Code::Cancelled | Code::Unavailable | Code::Unknown | Code::Internal)
 }
 
-fn is_about_tls(error: &(dyn std::error::Error + 'static)) -> bool {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        if error.is::<rustls::Error>() || inner.is_some_and(|inner| inner.is::<rustls::Error>()) {
-            return true;
-        }
-        cause = error.source();
+/// The words of a refusal may be lost with the connection: where only its end was
+/// seen, the service may as well be stopping, and another attempt may succeed.
+fn refusal(error: &(dyn std::error::Error + 'static)) -> ErrorCode {
+    match !chain(error).any(is_tls) && chain(error).any(is_end) {
+        true => ErrorCode::Unreachable,
+        false => ErrorCode::Authentication,
     }
-    false
+}
+
+/// Whether something listened: it said what does not fit, or only ended the connection.
+fn was_reached(error: &(dyn std::error::Error + 'static)) -> bool {
+    chain(error).any(|error| is_tls(error) || is_end(error))
+}
+
+/// Whether it is the end of a connection that had been made.
+fn is_end(error: &(dyn std::error::Error + 'static)) -> bool {
+    use std::io::ErrorKind as Kind;
+    error.downcast_ref::<std::io::Error>().is_some_and(|error| {
+        matches!(
+            error.kind(),
+            Kind::ConnectionReset
+                | Kind::ConnectionAborted
+                | Kind::BrokenPipe
+                | Kind::UnexpectedEof
+        )
+    })
+}
+
+fn is_tls(error: &(dyn std::error::Error + 'static)) -> bool {
+    let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+    error.is::<rustls::Error>() || inner.is_some_and(|inner| inner.is::<rustls::Error>())
+}
+
+/// The error and what lies behind it.
+fn chain<'a>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
+    std::iter::successors(Some(error), |error| error.source())
 }
 
 /// What lies behind an error, each cause after a colon.
 fn causes(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = String::new();
-    let mut cause = error.source();
-    while let Some(source) = cause {
-        text.push_str(&format!(": {source}"));
-        cause = source.source();
-    }
-    text
+    chain(error).skip(1).map(|cause| format!(": {cause}")).collect()
 }
 
 async fn identify(
@@ -127,16 +165,13 @@ async fn identify(
             return Err(untrusted(service, address, &status));
         }
         Ok(Err(status)) => {
-            return refuse(
-                format!("what listens at {address} is no {service} ({})", status.message()),
-                "correct the address or stop the other program; if the service demands TLS, give \
-                 --tls-ca",
-            );
+            let said = format!(": {}", status.message());
+            return Err(stranger(service, address, &said, &status));
         }
         Err(_) => {
             return refuse(
                 format!("what listens at {address} does not answer as a {service}"),
-                "correct the address or stop the other program",
+                NO_SERVICE,
             );
         }
     };
@@ -180,12 +215,13 @@ fn compatible(theirs: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::AsyncWriteExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
     use tokio_util::sync::CancellationToken;
 
     use super::*;
     use crate::listen;
+    use crate::secure::TlsArgs;
 
     #[test]
     fn versions_one_minor_apart_are_compatible() {
@@ -275,6 +311,37 @@ mod tests {
         let fault = dial(&address, "writer-svc", None, &Tls::default()).await.unwrap_err();
         assert!(fault.message.contains(&address), "{fault}");
         assert!(!fault.remedy.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_only_ends_tells_what_to_do_all_the_same() {
+        let directory = tempfile::tempdir().unwrap();
+        let authority = directory.path().join("ca.crt");
+        std::fs::write(&authority, "-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n")
+            .unwrap();
+        let args = TlsArgs { tls_ca: Some(authority), ..Default::default() };
+        let tls = args.read().unwrap();
+        // What is not read when the connection is let go of resets it.
+        for bytes_read in [0, 1, 1 << 16] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap().to_string();
+            let ending = tokio::spawn(async move {
+                while let Ok((mut socket, _)) = listener.accept().await {
+                    let mut seen = vec![0; bytes_read];
+                    if bytes_read > 0 {
+                        let _ = socket.read(&mut seen).await;
+                    }
+                }
+            });
+            for (scheme, what) in [("https", "TLS failed"), ("http", "is no writer-svc")] {
+                let at = format!("{scheme}://{address}");
+                let fault = dial(&at, "writer-svc", None, &tls).await.unwrap_err();
+                assert!(fault.message.contains(what), "{bytes_read}: {fault}");
+                assert!(fault.remedy.contains("--tls-ca"), "{bytes_read}: {fault}");
+                assert_ne!(fault.code, ErrorCode::Unavailable, "{bytes_read}: {fault}");
+            }
+            ending.abort();
+        }
     }
 
     #[tokio::test]
