@@ -13,6 +13,7 @@ use crate::services::Services;
 use crate::state::file::StateFile;
 use crate::state::keeper::StateKeeper;
 use crate::streams::{Catalog, SelectedStream};
+use crate::sync::certificate;
 use crate::sync::retry::Retry;
 use crate::writers::Writer;
 
@@ -60,6 +61,7 @@ async fn clear(
     streams: &[SelectedStream],
     keeper: &mut StateKeeper,
 ) -> Result<(), Fault> {
+    let certified = keeper.state().certificate();
     for stream in streams {
         let assigned = services.writers().take();
         let existed = drop_table(assigned.writer(), destination, &stream.table).await?;
@@ -69,6 +71,13 @@ async fn clear(
             true => format!("{}: removed {place}", stream.id()),
             false => format!("{}: there was nothing at {place}", stream.id()),
         });
+    }
+    let state = keeper.state();
+    let log = state.global.as_ref().and_then(|global| global.state.origin.as_ref());
+    if let (Some(log), true) = (log, certified != state.certificate()) {
+        let certificate = state.certificate().unwrap_or_default();
+        let assigned = services.writers().take();
+        certificate::ask(assigned.writer(), destination, log, Some(certificate)).await?;
     }
     Ok(())
 }

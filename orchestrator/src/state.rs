@@ -39,6 +39,7 @@ use crate::streams::SyncMode;
 use crate::sync::incremental::Reached;
 use crate::sync::position::{Origin, Position};
 
+pub mod certificate;
 pub mod file;
 pub mod keeper;
 

@@ -50,6 +50,7 @@ use crate::writers::Writers;
 
 mod attempt;
 pub mod capture;
+pub mod certificate;
 mod changes;
 mod chunk;
 mod commit;

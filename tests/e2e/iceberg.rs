@@ -178,13 +178,6 @@ impl Lake {
     }
 }
 
-/// The arguments of `clear-destination` of all that is selected.
-fn clear_destination() -> [&'static str; 7] {
-    let mut arguments = Project::SYNC;
-    arguments[0] = "clear-destination";
-    arguments
-}
-
 /// One clear error in time, without a secret, with the way out.
 fn refusal(
     project: &Project,

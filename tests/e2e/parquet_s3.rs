@@ -18,8 +18,6 @@ use tests::verify;
 use crate::shop::STREAMS;
 use crate::{fixture, json_rows, plain, project};
 
-const CLEAR: &str = "clear-destination";
-
 /// A project with everything discovered and a place in a bucket.
 fn placed(label: &str, sql: &str) -> Result<(Project, Place)> {
     let project = project(label, sql)?;
@@ -172,15 +170,13 @@ fn clear_destination_leaves_nothing_of_the_selected_tables() -> Result<()> {
     )?;
     project.sync()?;
     project.select(&["public.a"], plain())?;
-    let mut arguments = Project::SYNC;
-    arguments[0] = CLEAR;
-    project.run(&arguments)?.succeeded()?;
+    project.run(&Project::CLEAR)?.succeeded()?;
     let left = place.objects()?;
     assert!(!left.is_empty() && left.iter().all(|key| key.contains("/b/")), "{left:?}");
     project.sync()?;
     equals_source(&project, &place, &["public.a", "public.b"])?;
     project.select(&["public.a", "public.b"], plain())?;
-    project.run(&arguments)?.succeeded()?;
+    project.run(&Project::CLEAR)?.succeeded()?;
     assert_eq!(place.objects()?, [""; 0]);
     Ok(())
 }

@@ -100,9 +100,7 @@ fn clear_destination_removes_the_selected_tables_only() -> Result<()> {
     project.select(&["public.customers", "public.orders"], plain())?;
     project.sync()?;
     project.select(&["public.orders"], plain())?;
-    let mut arguments = Project::SYNC;
-    arguments[0] = "clear-destination";
-    project.run(&arguments)?.succeeded()?;
+    project.run(&Project::CLEAR)?.succeeded()?;
     assert!(!project.table("public", "orders").exists());
     verify::equals_source(&project, &["public.customers"])?;
     // And the table can be made again.

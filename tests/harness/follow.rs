@@ -326,6 +326,22 @@ impl Followed {
         self.project.sync()
     }
 
+    /// Takes `state.json` away.
+    pub fn lose_state(&self) -> Result<()> {
+        Ok(std::fs::remove_file(self.project.path().join("state.json"))?)
+    }
+
+    /// What is kept beside the tables of what the state certifies.
+    pub fn certificate(&self) -> Result<Option<PathBuf>> {
+        let root = self
+            .lake
+            .as_ref()
+            .map_or_else(|| self.project.output(), |lake| lake.directory().join("files"));
+        let Ok(entries) = std::fs::read_dir(root.join(".tidewater")) else { return Ok(None) };
+        let names = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
+        Ok(names.into_iter().find(|path| path.extension().is_some_and(|ending| ending == "json")))
+    }
+
     /// The streams' tables are what the source is now.
     pub fn equals(&self, streams: &[&str]) -> Result<()> {
         match &self.lake {

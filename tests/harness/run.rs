@@ -169,6 +169,13 @@ impl Project {
         "destination.json",
     ];
 
+    /// The arguments of a removal of all that [`Project::SYNC`] makes.
+    pub const CLEAR: [&str; 7] = {
+        let mut arguments = Self::SYNC;
+        arguments[0] = "clear-destination";
+        arguments
+    };
+
     /// Runs `sync`, which must succeed.
     pub fn sync(&self) -> Result<Outcome> {
         self.run(&Self::SYNC)?.succeeded()

@@ -45,6 +45,7 @@
 
 pub mod allow;
 pub mod aws;
+pub mod certificate;
 pub mod decimal;
 pub mod encode;
 pub mod encoding;

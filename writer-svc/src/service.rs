@@ -1,4 +1,4 @@
-//! The calls: Writer's five, and Flight's DoPut. Every one that touches files
+//! The calls: Writer's six, and Flight's DoPut. Every one that touches files
 //! does so off the async threads.
 
 use std::sync::Arc;
@@ -13,14 +13,16 @@ use futures::stream::{self, BoxStream};
 use prost::Message;
 use proto::v1::writer_server::Writer;
 use proto::v1::{
-    CommitRequest, CommitResponse, CompleteRequest, CompleteResponse, DropRequest, DropResponse,
-    PrepareRequest, PrepareResponse, Table, WriterCheckRequest, WriterCheckResponse,
+    CertifyRequest, CertifyResponse, CommitRequest, CommitResponse, CompleteRequest,
+    CompleteResponse, DropRequest, DropResponse, PrepareRequest, PrepareResponse, Table,
+    WriterCheckRequest, WriterCheckResponse,
 };
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::Options;
+use crate::certificate::certify;
 use crate::error::WriterError;
 use crate::naming;
 use crate::receive::receive;
@@ -143,6 +145,19 @@ impl Writer for WriterService {
             target::of(request.destination.as_ref(), request.table.as_ref(), &options)?.drop_table()
         });
         Ok(Response::new(DropResponse { existed: existed.await? }))
+    }
+
+    async fn certify(
+        &self,
+        request: Request<CertifyRequest>,
+    ) -> Result<Response<CertifyResponse>, Status> {
+        let request = request.into_inner();
+        let options = Arc::clone(&self.options);
+        let kept = self.blocking(move || {
+            let (log, certificate) = (request.log, request.certificate);
+            certify(request.destination.as_ref(), &log, certificate.as_deref(), &options)
+        });
+        Ok(Response::new(CertifyResponse { certificate: kept.await? }))
     }
 }
 

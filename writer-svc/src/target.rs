@@ -141,7 +141,8 @@ pub fn check(destination: Option<&Destination>, options: &Options) -> Result<(),
     }
 }
 
-fn kind(destination: Option<&Destination>) -> Result<&Destined, WriterError> {
+/// The kind of a request's destination.
+pub fn kind(destination: Option<&Destination>) -> Result<&Destined, WriterError> {
     destination
         .and_then(|destination| destination.kind.as_ref())
         .ok_or_else(|| WriterError::InvalidRequest("the request has no destination".into()))

@@ -58,6 +58,9 @@ impl Sync<'_> {
         let seen = captured.iter().zip(&tables).map(|(&at, seen)| (&self.tables[at].stream, seen));
         changes::demand_whole_rows(seen)?;
         self.say_held(&capture, method);
+        if self.capture.is_none() {
+            self.recover(&capture).await?;
+        }
         for (at, seen) in captured.into_iter().zip(tables) {
             // One that is lost is loaded anew, whatever it holds.
             if self.tables[at].lost.is_none() {

@@ -4,12 +4,13 @@
 //! source:  interval staged ─► next interval staged ─► …          finished
 //!                │                                                  │
 //!                ▼                                                  ▼
-//!         commit its tables ─► certify in the state ─► Confirm   the same for what is left
+//!         commit its tables ─► certify ─► Confirm                the same for what is left
 //! ```
 //!
 //! An interval's tables are committed one by one, each with the interval's end
-//! as its position; only then does the state certify that end, and only after
-//! that does the slot move. So what is confirmed is in the tables, and what is
+//! as its position; only then does the state certify that end, and what is kept
+//! beside the tables ([`super::certificate`]), and only after that does the slot
+//! move. So what is confirmed is in the tables, and what is
 //! in a table is skipped when the interval comes again.
 //!
 //! A table that the stream cannot tell the truth about is lost: it leaves the
@@ -322,6 +323,7 @@ impl Sync<'_> {
     async fn confirm(&mut self, capture: &Capture, call: &mut Call, to: Lsn) -> Result<(), Stop> {
         self.keeper.change().certify(&capture.at(to));
         self.keeper.save().await?;
+        self.certify(capture).await?;
         let request = ConfirmRequest {
             config: Some(self.context.source_config.clone()),
             slot: capture.slot().to_owned(),

@@ -1,8 +1,9 @@
 //! Where slot, state and tables do not agree, the tables decide; the answer to
 //! doubt is a load, and it is said.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use tests::follow;
+use tests::run::Project;
 
 use super::{Followed, Into};
 
@@ -23,21 +24,64 @@ fn changed(followed: &Followed, value: &str) -> Result<()> {
 }
 
 #[test]
-fn a_lost_state_costs_a_load_and_no_row() -> Result<()> {
+fn a_lost_state_is_known_from_beside_the_tables_or_costs_a_load_and_no_row() -> Result<()> {
     for into in [Into::Parquet, Into::Iceberg] {
         let followed = Followed::new(into, "lost_state", SQL)?;
         followed.sync()?;
         changed(&followed, "b")?;
         followed.sync_equals(&STREAMS)?;
-        std::fs::remove_file(followed.project.path().join("state.json"))?;
+        followed.lose_state()?;
         changed(&followed, "c")?;
+        let outcome = followed.sync_equals(&STREAMS)?;
+        for stream in STREAMS {
+            assert_eq!(Followed::how(&outcome, stream)?, "followed", "{into:?} {stream}");
+        }
+        let certificate = followed.certificate()?.context("nothing is kept beside the tables")?;
+        followed.lose_state()?;
+        std::fs::remove_file(certificate)?;
+        changed(&followed, "d")?;
         let outcome = followed.sync_equals(&STREAMS)?;
         // Whether it was followed all the while, nothing says any more.
         assert_eq!(Followed::how(&outcome, "public.idle")?, "loaded");
         ensure!(outcome.stderr.contains("public.idle is loaded anew"), "{}", outcome.stderr);
-        changed(&followed, "d")?;
+        changed(&followed, "e")?;
         let outcome = followed.sync_equals(&STREAMS)?;
         assert_eq!(Followed::how(&outcome, "public.idle")?, "followed");
+    }
+    Ok(())
+}
+
+#[test]
+fn what_is_kept_beside_the_tables_does_not_hide_that_the_slot_was_moved() -> Result<()> {
+    let followed = Followed::new(Into::Iceberg, "kept_and_moved", SQL)?;
+    followed.sync()?;
+    changed(&followed, "b")?;
+    followed.sync_equals(&STREAMS)?;
+    changed(&followed, "missed")?;
+    followed.psql("UPDATE idle SET v = 'missed'")?;
+    let slot = follow::slot(&followed.project);
+    followed
+        .psql(&format!("SELECT pg_replication_slot_advance('{slot}', pg_current_wal_lsn())"))?;
+    followed.lose_state()?;
+    let outcome = followed.sync_equals(&STREAMS)?;
+    for stream in STREAMS {
+        assert_eq!(Followed::how(&outcome, stream)?, "loaded", "{stream}");
+    }
+    Ok(())
+}
+
+#[test]
+fn what_is_kept_beside_the_tables_goes_with_them() -> Result<()> {
+    for into in [Into::Parquet, Into::Iceberg] {
+        let followed = Followed::new(into, "kept_and_cleared", SQL)?;
+        followed.sync()?;
+        changed(&followed, "b")?;
+        followed.sync()?;
+        ensure!(followed.certificate()?.is_some(), "{into:?}: nothing is kept");
+        followed.project.run(&Project::CLEAR)?.succeeded()?;
+        ensure!(followed.certificate()?.is_none(), "{into:?}: it is left behind");
+        let outcome = followed.sync_equals(&STREAMS)?;
+        assert_eq!(Followed::how(&outcome, "public.idle")?, "loaded");
     }
     Ok(())
 }

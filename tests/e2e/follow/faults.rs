@@ -282,7 +282,7 @@ fn a_lost_slot_ends_it_with_what_to_do() -> Result<()> {
     ensure!(told.contains("is lost") && told.contains("pg_drop_replication_slot"), "{told}");
     let slot = follow::slot(&followed.project);
     followed.psql(&format!("SELECT pg_drop_replication_slot('{slot}')"))?;
-    std::fs::remove_file(followed.project.path().join("state.json"))?;
+    followed.lose_state()?;
     let mut going = followed.go_on()?;
     followed.caught_up(&mut going)?;
     end(going)?;

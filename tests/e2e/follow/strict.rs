@@ -83,11 +83,15 @@ fn a_hole_in_a_log_is_an_error_and_its_remedy_works() -> Result<()> {
     followed.sync()?;
     followed.psql("INSERT INTO t VALUES (11, 'a')")?;
     followed.sync()?;
-    // Past what the log has, that there was nothing for it only the state knows.
+    // Past what the log has, that there was nothing for it only the state knows, and
+    // what is kept beside the tables.
     followed.psql("UPDATE other SET v = 'c' WHERE id < 5")?;
     followed.sync()?;
+    followed.lose_state()?;
+    followed.sync()?;
     let state = followed.project.read("state.json")?;
-    std::fs::remove_file(followed.project.path().join("state.json"))?;
+    followed.lose_state()?;
+    std::fs::remove_file(followed.certificate()?.context("nothing is kept")?)?;
     let told = followed.project.run(&Project::SYNC)?.failed()?;
     ensure!(told.contains("the changes of public.t have a hole"), "{told}");
     followed.project.write("state.json", &state)?;
@@ -104,16 +108,7 @@ fn a_hole_in_a_log_is_an_error_and_its_remedy_works() -> Result<()> {
     for part in ["the changes of public.t have a hole", "clear-destination"] {
         ensure!(told.contains(part), "{part}: {told}");
     }
-    let clear = [
-        "clear-destination",
-        "--config",
-        "source.json",
-        "--catalog",
-        "streams.json",
-        "--destination",
-        "destination.json",
-    ];
-    followed.project.run(&clear)?.succeeded()?;
+    followed.project.run(&Project::CLEAR)?.succeeded()?;
     followed.sync()?;
     assert_eq!(log(&followed)?, ["c 14 d"]);
     Ok(())

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use tests::iceberg::pair::{Catalog, Pair, Store};
 use tests::run::Project;
 
-use super::{Lake, clear_destination};
+use super::Lake;
 use crate::plain;
 
 const ONE: &str = "CREATE TABLE t (id int PRIMARY KEY, v int); INSERT INTO t VALUES (1, 2)";
@@ -37,7 +37,7 @@ pub fn a_partition_column_of_another_type_is_refused_and_the_table_unchanged(
     )?;
     assert_eq!(table.describe()?.metadata_location, before.metadata_location);
     // The way out that the message names.
-    project.run(&clear_destination())?.succeeded()?;
+    project.run(&Project::CLEAR)?.succeeded()?;
     project.sync()?;
     lake.equals_source(&["public.t"])
 }
@@ -54,7 +54,7 @@ pub fn a_table_of_others_is_not_touched(pair: Pair) -> Result<()> {
     })?;
     let before = table.describe()?;
     refused(project, &["Tidewater did not write", "nothing was changed"])?;
-    let told = project.run(&clear_destination())?.failed()?;
+    let told = project.run(&Project::CLEAR)?.failed()?;
     assert!(told.contains("Tidewater did not write"), "{told}");
     assert_eq!(table.describe()?.metadata_location, before.metadata_location);
     Ok(())

@@ -3,8 +3,8 @@
 use anyhow::Result;
 use tests::iceberg::pair::Pair;
 use tests::iceberg::warehouse::namespace_of;
+use tests::run::Project;
 
-use super::clear_destination;
 use super::shop::shop;
 use crate::plain;
 
@@ -21,7 +21,7 @@ pub fn clear_destination_removes_the_selected_tables_with_their_files(pair: Pair
     let location = lake.table("orders").describe()?.location;
     assert!(!lake.warehouse.files(&location)?.is_empty());
     lake.project.select(&["public.orders"], plain())?;
-    lake.project.run(&clear_destination())?.succeeded()?;
+    lake.project.run(&Project::CLEAR)?.succeeded()?;
     assert_eq!(tables()?.unwrap_or_default(), ["customers"]);
     assert_eq!(lake.warehouse.files(&location)?, [""; 0], "nothing of it is left");
     lake.equals_source(&["public.customers"])?;

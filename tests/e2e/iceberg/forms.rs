@@ -6,8 +6,9 @@ use tests::compare::Cell;
 use tests::iceberg::engine::Engine;
 use tests::iceberg::pair::Pair;
 use tests::iceberg::table::Description;
+use tests::run::Project;
 
-use super::{Lake, clear_destination};
+use super::Lake;
 use crate::plain;
 
 pub fn without_normalization_a_row_is_json_beside_its_identifier(pair: Pair) -> Result<()> {
@@ -62,7 +63,7 @@ pub fn keys_are_identifier_fields_where_they_may_be_and_are_wanted(pair: Pair) -
     let bits = Cell::text(format!("{:#018x}", 1.5_f64.to_bits()));
     assert_eq!(found, [bits, Cell::text("NaN")]);
 
-    lake.project.run(&clear_destination())?.succeeded()?;
+    lake.project.run(&Project::CLEAR)?.succeeded()?;
     settings(true)?;
     lake.project.sync()?;
     assert_eq!(lake.table("plain").describe()?.identifier_fields, [""; 0]);

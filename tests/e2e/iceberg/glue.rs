@@ -156,7 +156,7 @@ fn a_table_that_is_none_of_iceberg_is_refused_and_stays() -> Result<()> {
     let hive = json!({"Name": "t", "TableType": "EXTERNAL_TABLE",
         "Parameters": {"classification": "parquet"}});
     warehouse.glue("create_table", json!({"DatabaseName": namespace, "TableInput": hive}))?;
-    for arguments in [&Project::SYNC[..], &super::clear_destination()] {
+    for arguments in [&Project::SYNC[..], &Project::CLEAR[..]] {
         let outcome = project.run(arguments)?;
         refusal(
             project,

@@ -134,7 +134,7 @@ fn a_table_of_hive_s_own_is_refused_and_stays() -> Result<()> {
         "sd": storage, "parameters": {"theirs": "kept"},
     }]);
     warehouse.hive("create_table", table)?;
-    for arguments in [&Project::SYNC[..], &super::clear_destination()] {
+    for arguments in [&Project::SYNC[..], &Project::CLEAR[..]] {
         let outcome = project.run(arguments)?;
         refusal(
             project,

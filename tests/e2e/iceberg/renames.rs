@@ -14,7 +14,7 @@ use tests::reader::ReadTable;
 use tests::run::Project;
 use tests::truth;
 
-use super::{Lake, clear_destination};
+use super::Lake;
 use crate::plain;
 
 /// What PostgreSQL said that `public.t` holds, and of what types.
@@ -296,7 +296,7 @@ pub fn a_renamed_partition_column_keeps_its_partitions(pair: Pair) -> Result<()>
         assert!(told.contains(part), "{told}");
     }
     assert_eq!(table.describe()?.metadata_location, after.metadata_location);
-    project.run(&clear_destination())?.succeeded()?;
+    project.run(&Project::CLEAR)?.succeeded()?;
     project.sync()?;
     lake.equals_source(&["public.t"])
 }

@@ -82,7 +82,7 @@ fn the_sample_of_a_jdbc_catalog_with_minio_works() -> Result<()> {
     );
     rows_are_json(&table)?;
     // Its rows as columns, too.
-    project.run(&super::clear_destination())?.succeeded()?;
+    project.run(&Project::CLEAR)?.succeeded()?;
     project.edit("destination.json", |file| file["writer"]["normalization"] = json!(true))?;
     project.run(&Project::SYNC)?.succeeded()?;
     for engine in Engine::ALL {

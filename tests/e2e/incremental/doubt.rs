@@ -73,16 +73,7 @@ fn what_cannot_be_told_any_more_is_said_and_the_remedy_works() -> Result<()> {
     let said = tables.project.run(&tests::run::Project::SYNC)?.failed()?;
     ensure!(said.contains("cannot be told any more"), "{said}");
     ensure!(said.contains("clear-destination"), "{said}");
-    let clear = [
-        "clear-destination",
-        "--config",
-        "source.json",
-        "--catalog",
-        "streams.json",
-        "--destination",
-        "destination.json",
-    ];
-    tables.project.run(&clear)?.succeeded()?;
+    tables.project.run(&tests::run::Project::CLEAR)?.succeeded()?;
     tables.sync_equals(&streams)?;
     Ok(())
 }

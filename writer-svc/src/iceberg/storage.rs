@@ -79,7 +79,7 @@ fn unguarded(iceberg: &Iceberg, options: &Options) -> Result<Arc<dyn Storage>, W
 
 /// The path in a `file:` URL or of a bare path, absolute; other writers use
 /// every one of these forms.
-fn path_of(location: &str) -> Option<PathBuf> {
+pub fn path_of(location: &str) -> Option<PathBuf> {
     let path = match location.strip_prefix("file:") {
         Some(rest) => rest.strip_prefix("//").unwrap_or(rest),
         None => location,

@@ -283,7 +283,7 @@ async fn a_table_that_was_left_out_for_a_while_is_loaded_anew() {
 
 #[tokio::test]
 async fn a_lost_or_old_state_costs_work_and_no_row() {
-    for old in [false, true] {
+    for (old, certified) in [(false, false), (false, true), (true, false), (true, true)] {
         let bench = bench(&[("a", 1), ("b", 1)]).await;
         bench.sync().await.unwrap();
         let kept = std::fs::read_to_string(bench.state_path()).unwrap();
@@ -294,11 +294,17 @@ async fn a_lost_or_old_state_costs_work_and_no_row() {
             true => std::fs::write(bench.state_path(), kept).unwrap(),
             false => std::fs::remove_file(bench.state_path()).unwrap(),
         }
+        if !certified {
+            bench.fake.world().certificate = None;
+        }
         reads(&bench);
         bench.sync().await.unwrap();
         // Both are behind the slot, as it goes on when nothing happens: whether
-        // they were followed all the while is not known.
-        assert_eq!(reads(&bench), ["a", "b"]);
+        // they were followed all the while only the certificate says.
+        match certified {
+            true => assert_eq!(reads(&bench), [] as [&str; 0]),
+            false => assert_eq!(reads(&bench), ["a", "b"]),
+        }
         bench.fake.world().assert_complete("without the state");
     }
 }

@@ -35,6 +35,8 @@ pub(super) struct World {
     pub(super) staged: HashSet<String>,
     pub(super) committed: HashMap<String, CommitRecord>,
     pub(super) commits: Vec<CommitRequest>,
+    /// Kept beside the tables.
+    pub(super) certificate: Option<Vec<u8>>,
     pub(super) log: Log,
 }
 
@@ -258,6 +260,20 @@ impl WriterService for Fake {
 
     async fn drop(&self, _: Request<DropRequest>) -> Result<Response<DropResponse>, Status> {
         Err(Status::unimplemented("not part of a sync"))
+    }
+
+    async fn certify(
+        &self,
+        request: Request<CertifyRequest>,
+    ) -> Result<Response<CertifyResponse>, Status> {
+        let request = request.into_inner();
+        let mut world = self.world();
+        world.fail_before()?;
+        if let Some(certificate) = request.certificate {
+            world.certificate = Some(certificate);
+        }
+        let certificate = world.certificate.clone();
+        world.answer(CertifyResponse { certificate })
     }
 }
 
