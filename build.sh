@@ -142,6 +142,7 @@ run_tests() {
   "$root/tests/parts/venv.sh"
   "$root/tests/parts/iceberg.sh"
   "$root/tests/parts/jvm.sh"
+  "$root/tests/parts/grpc.sh"
   "$root/tests/parts/openssl.sh"
   "$root/tests/parts/openssh.sh"
   in_project build --release --workspace --bins

@@ -7,6 +7,7 @@ mod connections;
 mod consistency;
 mod deployed;
 mod follow;
+mod from_python;
 mod iceberg;
 mod incremental;
 mod interrupt;

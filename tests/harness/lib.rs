@@ -13,6 +13,7 @@
 //! - [`run`]: the `orchestrator` program with its three config files
 //! - [`terminal`]: a terminal, and what a command leaves on it
 //! - [`services`]: `source-svc` and `writer-svc` on their own
+//! - [`python`]: the programs of `examples/python`, and the protocol compiled for them
 //! - [`changes`]: a writer-svc driven by its own protocol, without a source
 //! - [`gate`]: tables whose reading waits, to hold a sync at a known moment
 //! - [`moment`]: moments of a sync, observed from outside
@@ -54,6 +55,7 @@ pub mod moment;
 pub mod parts;
 pub mod postgres;
 pub mod proxy;
+pub mod python;
 pub mod random_schema;
 pub mod reader;
 pub mod run;

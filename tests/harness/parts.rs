@@ -31,6 +31,11 @@ pub fn iceberg_python() -> Result<PathBuf> {
     installed("iceberg/bin/python", "Iceberg's readers (PyIceberg, DuckDB, ClickHouse)")
 }
 
+/// The Python that has grpcio, its compiler of protos, and Arrow Flight.
+pub fn grpc_python() -> Result<PathBuf> {
+    installed("grpc/bin/python", "gRPC for Python (grpcio, pyarrow)")
+}
+
 /// SeaweedFS: the S3 store and the REST catalog.
 pub fn weed() -> Result<PathBuf> {
     installed("iceberg/bin/weed", "the S3 store (SeaweedFS)")
