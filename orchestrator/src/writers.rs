@@ -14,8 +14,11 @@ use proto::Token;
 use proto::dial::Connection;
 use proto::v1::writer_client::WriterClient;
 
-/// How long another writer is preferred to one that has failed.
+/// How long another writer is preferred to one that has failed; it doubles with each
+/// further failure …
 const PENANCE: Duration = Duration::from_secs(5);
+/// … up to this.
+const LONGEST_PENANCE: Duration = Duration::from_secs(80);
 
 /// A writer that tables can be given to.
 #[derive(Clone)]
@@ -45,6 +48,8 @@ struct Member {
     /// Its name does not stand for it any more.
     gone: bool,
     failed: Option<Instant>,
+    /// Since it has last done well.
+    failures: u32,
 }
 
 /// A writer in use; dropping it gives it back.
@@ -52,6 +57,12 @@ pub struct Assigned {
     index: usize,
     writer: Writer,
     writers: Writers,
+    has_failed: bool,
+}
+
+/// How long one that has failed so often in a row is left alone.
+fn penance(failures: u32) -> Duration {
+    PENANCE.saturating_mul(1 << failures.saturating_sub(1).min(8)).min(LONGEST_PENANCE)
 }
 
 impl Writers {
@@ -81,7 +92,7 @@ impl Writers {
         pool.members[index].in_flight += 1;
         pool.next = (index + 1) % count;
         let writer = pool.members[index].writer.clone();
-        Assigned { index, writer, writers: self.clone() }
+        Assigned { index, writer, writers: self.clone(), has_failed: false }
     }
 
     /// Addresses that `found` has and the pool does not. Those behind a name that
@@ -103,13 +114,24 @@ impl Writers {
 
 impl Member {
     fn new(writer: Writer) -> Self {
-        Member { writer, in_flight: 0, gone: false, failed: None }
+        Member { writer, in_flight: 0, gone: false, failed: None, failures: 0 }
     }
 
     /// The smaller, the sooner it is taken.
     fn reluctance(&self) -> (bool, bool, usize) {
-        let failed = self.failed.is_some_and(|failed| failed.elapsed() < PENANCE);
-        (self.gone, failed, self.in_flight)
+        (self.gone, self.does_penance(), self.in_flight)
+    }
+
+    fn does_penance(&self) -> bool {
+        self.failed.is_some_and(|failed| failed.elapsed() < penance(self.failures))
+    }
+
+    /// All that it had fails at once: that counts once.
+    fn fail(&mut self) {
+        if !self.does_penance() {
+            self.failures += 1;
+        }
+        self.failed = Some(Instant::now());
     }
 }
 
@@ -120,14 +142,19 @@ impl Assigned {
     }
 
     /// Gives it back: what it was given has failed, by its fault or not.
-    pub fn failed(self) {
-        self.writers.locked().members[self.index].failed = Some(Instant::now());
+    pub fn failed(mut self) {
+        self.has_failed = true;
     }
 }
 
 impl Drop for Assigned {
     fn drop(&mut self) {
-        self.writers.locked().members[self.index].in_flight -= 1;
+        let member = &mut self.writers.locked().members[self.index];
+        member.in_flight -= 1;
+        match self.has_failed {
+            true => member.fail(),
+            false => member.failures = 0,
+        }
     }
 }
 
@@ -179,6 +206,23 @@ mod tests {
         let single = pool(&["a"]);
         single.take().failed();
         assert_eq!(address(&single.take()), "a");
+    }
+
+    #[test]
+    fn one_that_fails_again_and_again_is_avoided_for_longer() {
+        let seconds: Vec<_> = (1..7).map(|failures| penance(failures).as_secs()).collect();
+        assert_eq!(seconds, [5, 10, 20, 40, 80, 80]);
+    }
+
+    #[tokio::test]
+    async fn what_fails_at_once_counts_once_and_success_ends_it() {
+        let writers = pool(&["a"]);
+        let failures = |writers: &Writers| writers.locked().members[0].failures;
+        let taken: Vec<_> = (0..4).map(|_| writers.take()).collect();
+        taken.into_iter().for_each(Assigned::failed);
+        assert_eq!(failures(&writers), 1);
+        drop(writers.take());
+        assert_eq!(failures(&writers), 0);
     }
 
     #[tokio::test]

@@ -44,12 +44,13 @@ pub async fn dial(
         }
         None => endpoint,
     };
+    let (interval, timeout) = tls.keepalive();
     let endpoint = endpoint
-        .connect_timeout(limits::CONNECT_TIMEOUT)
+        .connect_timeout(tls.connect_timeout())
         .initial_stream_window_size(limits::STREAM_WINDOW)
         .initial_connection_window_size(limits::CONNECTION_WINDOW)
-        .http2_keep_alive_interval(limits::KEEPALIVE_INTERVAL)
-        .keep_alive_timeout(limits::KEEPALIVE_TIMEOUT)
+        .http2_keep_alive_interval(interval)
+        .keep_alive_timeout(timeout)
         .keep_alive_while_idle(true)
         .tcp_nodelay(true);
     let secure = target.server_name.is_some();
@@ -62,7 +63,13 @@ pub async fn dial(
                 .remedy(format!("start {service} there, or correct the address"))
         }
     })?;
-    identify(channel.clone(), address, service, token, secure).await?;
+    let identified = identify(channel.clone(), address, service, token, secure);
+    tokio::time::timeout(tls.connect_timeout(), identified).await.unwrap_or_else(|_| {
+        let message = format!("what listens at {address} does not answer as a {service}");
+        Err(Fault::new(ErrorCode::Unreachable, message).remedy(format!(
+            "if it is a {service}, it hangs or is overloaded: restart it; else {NO_SERVICE}"
+        )))
+    })?;
     Ok(InterceptedService::new(channel, AttachToken::new(token)))
 }
 
@@ -152,27 +159,16 @@ async fn identify(
     };
     let nonce: [u8; 32] = rand::random();
     let request = IdentifyRequest { nonce: nonce.to_vec() };
-    let answer = tokio::time::timeout(
-        limits::CONNECT_TIMEOUT,
-        IdentityClient::new(channel).identify(request),
-    )
-    .await;
-    let answer = match answer {
-        Ok(Ok(answer)) => answer.into_inner(),
+    let answer = match IdentityClient::new(channel).identify(request).await {
+        Ok(answer) => answer.into_inner(),
         // Since TLS 1.3 a client learns only after its handshake that it should
         // have shown a certificate, or only that the connection has ended.
-        Ok(Err(status)) if secure && has_no_answer(&status) => {
+        Err(status) if secure && has_no_answer(&status) => {
             return Err(untrusted(service, address, &status));
         }
-        Ok(Err(status)) => {
+        Err(status) => {
             let said = format!(": {}", status.message());
             return Err(stranger(service, address, &said, &status));
-        }
-        Err(_) => {
-            return refuse(
-                format!("what listens at {address} does not answer as a {service}"),
-                NO_SERVICE,
-            );
         }
     };
     if answer.service != service {

@@ -9,6 +9,7 @@
 //! - [`token`]: bearer tokens, their proof and their check
 //! - [`secure`]: TLS between the services
 //! - [`identity`]: who a service is, before a secret is sent to it
+//! - [`calls`]: how many of one peer, and what has become of each
 //! - [`listen`]: where a service listens
 //! - [`serve`]: run gRPC services on a listener until shutdown
 //! - [`address`]: where a service is, as users write it
@@ -18,6 +19,7 @@
 //! - [`process`]: a service's command line, logging, signals and exit
 
 pub mod address;
+pub mod calls;
 pub mod columns;
 pub mod dial;
 pub mod error;

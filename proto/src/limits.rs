@@ -28,9 +28,11 @@ pub const MAX_FRAME: u32 = 1 << 20;
 
 /// Time for a TCP connection to a service.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// A silent peer is asked after this time …
-pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
-/// … and given up after this much more.
-pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// A peer that is silent for so long is gone.
+pub const PEER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Calls that one peer may have in flight, over all its connections.
+pub const STREAMS_PER_PEER: u16 = 256;
+/// A call that brings data says within this time what data.
+pub const FIRST_MESSAGE: Duration = Duration::from_secs(30);
 /// How long a draining service waits for calls in flight.
 pub const DRAIN_GRACE: Duration = Duration::from_secs(10);

@@ -8,6 +8,7 @@ use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
+use crate::limits;
 use crate::listen::Listener;
 use crate::probe::probe;
 use crate::secure::{Tls, TlsArgs};
@@ -32,6 +33,12 @@ pub struct ServiceArgs {
 
     #[command(flatten)]
     pub tls: TlsArgs,
+
+    /// Calls that one peer, an address, may have in flight over all its connections;
+    /// one more is refused.
+    #[arg(long, env = "TIDEWATER_MAX_PEER_STREAMS", default_value_t = limits::STREAMS_PER_PEER,
+          value_parser = clap::value_parser!(u16).range(1..), value_name = "N")]
+    pub max_peer_streams: u16,
 
     /// Ask the service that listens at --listen for its health instead of being
     /// one: exit status 0 when it serves.
@@ -84,7 +91,7 @@ pub fn shutdown_signal(stop_with_stdin: bool) -> std::io::Result<CancellationTok
             let _ = std::io::copy(&mut std::io::stdin().lock(), &mut sink);
             token.cancel();
             // The parent is gone: nobody waits for a drain that hangs.
-            std::thread::sleep(crate::limits::DRAIN_GRACE);
+            std::thread::sleep(limits::DRAIN_GRACE);
             std::process::exit(1);
         });
     }
@@ -103,7 +110,7 @@ where
     init_logging();
     let outcome = (|| -> anyhow::Result<()> {
         let token = token::given(&args.token, args.token_file.as_deref())?;
-        let tls = args.tls.read()?;
+        let tls = args.tls.read()?.with_streams_per_peer(args.max_peer_streams);
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         if args.probe {
             return Ok(runtime.block_on(probe(service, &args.listen, &tls))?);
@@ -122,7 +129,7 @@ where
             tracing::info!(service, %address, version = crate::VERSION, "listening");
             run(listener, token, tls, shutdown).await
         })?;
-        runtime.shutdown_timeout(crate::limits::DRAIN_GRACE);
+        runtime.shutdown_timeout(limits::DRAIN_GRACE);
         Ok(())
     })();
     match outcome {

@@ -9,10 +9,12 @@
 //! | authority | no TLS | no certificate of its own |
 //!
 //! Off loopback nothing goes in the clear unless the user says that the network
-//! is trusted.
+//! is trusted. With it go the bounds of the other side: how long it may be silent,
+//! how many calls it may have in flight.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use tonic::transport::{Certificate, ClientTlsConfig, Identity, ServerTlsConfig};
 
@@ -39,6 +41,12 @@ pub struct TlsArgs {
     #[arg(long, env = "TIDEWATER_PLAINTEXT", num_args = 0..=1, require_equals = true,
           default_value_t = false, default_missing_value = "true", value_name = "BOOL")]
     pub plaintext: bool,
+
+    /// Seconds that the other side of a connection may be silent before it counts as
+    /// gone. Both sides ask; a busy one answers.
+    #[arg(long, env = "TIDEWATER_PEER_TIMEOUT", value_name = "SECONDS",
+          value_parser = clap::value_parser!(u16).range(1..))]
+    pub peer_timeout: Option<u16>,
 }
 
 /// What a process shows and whom it trusts. The default has nothing and speaks
@@ -48,6 +56,8 @@ pub struct Tls {
     identity: Option<Identity>,
     authority: Option<Certificate>,
     plaintext: bool,
+    peer_timeout: Option<Duration>,
+    streams_per_peer: Option<u16>,
 }
 
 impl fmt::Debug for Tls {
@@ -65,7 +75,9 @@ impl TlsArgs {
             certificate.zip(key).map(|(certificate, key)| Identity::from_pem(certificate, key));
         let authority = self.tls_ca.as_deref().map(pem).transpose()?;
         let authority = authority.map(Certificate::from_pem);
-        Ok(Tls { identity, authority, plaintext: self.plaintext })
+        let peer_timeout = self.peer_timeout.map(|seconds| Duration::from_secs(seconds.into()));
+        let plaintext = self.plaintext;
+        Ok(Tls { identity, authority, plaintext, peer_timeout, streams_per_peer: None })
     }
 }
 
@@ -84,7 +96,7 @@ impl Tls {
     /// Of a listener; `None`: it speaks in the clear.
     pub fn server(&self) -> Option<ServerTlsConfig> {
         let identity = self.identity.clone()?;
-        let config = ServerTlsConfig::new().identity(identity).timeout(limits::CONNECT_TIMEOUT);
+        let config = ServerTlsConfig::new().identity(identity).timeout(self.connect_timeout());
         Some(match &self.authority {
             Some(authority) => config.client_ca_root(authority.clone()),
             None => config,
@@ -101,7 +113,7 @@ impl Tls {
         let config = ClientTlsConfig::new()
             .ca_certificate(authority)
             .domain_name(name)
-            .timeout(limits::CONNECT_TIMEOUT);
+            .timeout(self.connect_timeout());
         Ok(match &self.identity {
             Some(identity) => config.identity(identity.clone()),
             None => config,
@@ -111,6 +123,32 @@ impl Tls {
     /// Whether addresses without a scheme are https.
     pub fn verifies(&self) -> bool {
         self.authority.is_some()
+    }
+
+    /// How long the other side may be silent before it counts as gone.
+    pub fn peer_timeout(&self) -> Duration {
+        self.peer_timeout.unwrap_or(limits::PEER_TIMEOUT)
+    }
+
+    /// The same with another bound of the calls that one peer may have in flight.
+    pub fn with_streams_per_peer(self, streams: u16) -> Self {
+        Tls { streams_per_peer: Some(streams), ..self }
+    }
+
+    /// Calls that one peer may have in flight, over all its connections.
+    pub fn streams_per_peer(&self) -> usize {
+        self.streams_per_peer.unwrap_or(limits::STREAMS_PER_PEER).into()
+    }
+
+    /// When a silent peer is asked whether it is there, and how long it then has.
+    pub fn keepalive(&self) -> (Duration, Duration) {
+        let whole = self.peer_timeout();
+        (whole / 3, whole - whole / 3)
+    }
+
+    /// How long a connection, and the first answer over it, may take.
+    pub fn connect_timeout(&self) -> Duration {
+        limits::CONNECT_TIMEOUT.min(self.peer_timeout())
     }
 
     /// Whether other machines may be spoken to in the clear.
@@ -131,6 +169,14 @@ mod tests {
         let tls_ca = Some(PathBuf::from("Cargo.toml"));
         let other = TlsArgs { tls_ca, ..Default::default() }.read().unwrap_err();
         assert!(other.message.contains("no PEM"), "{other}");
+    }
+
+    #[test]
+    fn a_silent_peer_is_asked_in_time() {
+        assert_eq!(Tls::default().peer_timeout(), limits::PEER_TIMEOUT);
+        let tls = TlsArgs { peer_timeout: Some(3), ..Default::default() }.read().unwrap();
+        assert_eq!(tls.keepalive(), (Duration::from_secs(1), Duration::from_secs(2)));
+        assert_eq!(tls.connect_timeout(), Duration::from_secs(3));
     }
 
     #[test]

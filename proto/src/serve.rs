@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::RoutesBuilder;
 use tonic::transport::Server;
 
+use crate::calls::Watched;
 use crate::identity::Identified;
 use crate::limits;
 use crate::listen::Listener;
@@ -62,13 +63,15 @@ pub async fn serve(
             format!("{service}: --tls-cert, --tls-key or --tls-ca cannot be used")
         })?;
     }
+    let (interval, timeout) = tls.keepalive();
     let server = server
+        .layer(Watched::new(tls.streams_per_peer()))
         .max_concurrent_streams(limits::STREAMS_PER_CONNECTION)
         .initial_stream_window_size(limits::STREAM_WINDOW)
         .initial_connection_window_size(limits::CONNECTION_WINDOW)
         .max_frame_size(limits::MAX_FRAME)
-        .http2_keepalive_interval(Some(limits::KEEPALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(limits::KEEPALIVE_TIMEOUT))
+        .http2_keepalive_interval(Some(interval))
+        .http2_keepalive_timeout(Some(timeout))
         .tcp_nodelay(true)
         .add_routes(routes.routes());
     let server: Pin<Box<dyn Future<Output = _> + Send>> = match listener {

@@ -74,8 +74,7 @@ impl fmt::Debug for Token {
     }
 }
 
-/// Server side: refuses calls without the token, comparing in constant time, and
-/// says so in the log.
+/// Server side: refuses calls without the token, comparing in constant time.
 #[derive(Clone, Debug)]
 pub struct RequireToken(pub Option<Token>);
 
@@ -91,8 +90,6 @@ impl Interceptor for RequireToken {
         if bool::from(given.as_bytes().ct_eq(token.0.as_bytes())) {
             Ok(request)
         } else {
-            let peer = request.remote_addr().map(|peer| peer.to_string()).unwrap_or_default();
-            tracing::warn!(peer, "a call without the token was refused");
             Err(Fault::new(
                 ErrorCode::Authentication,
                 "the call's bearer token is missing or wrong",

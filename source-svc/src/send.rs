@@ -168,7 +168,15 @@ pub async fn start(
         .await
         .map_err(|_| SourceError::Internal("the upload ended before it began".to_owned()))?;
     let outbox = Outbox { messages, limit, rows: 0, batches: 0 };
-    Ok(Upload { outbox, staged: put(writer, received, limit) })
+    let address = writer.address.address.clone();
+    let staged = async move {
+        put(writer, received, limit).await.map_err(|fault| match fault.code {
+            // Who is to blame is to be told: others may be there.
+            ErrorCode::Unavailable => fault.context(format_args!("the writer at {address}")),
+            _ => fault,
+        })
+    };
+    Ok(Upload { outbox, staged })
 }
 
 async fn put(

@@ -14,6 +14,7 @@ mod interrupt;
 mod json_rows;
 mod kill;
 mod large_rows;
+mod limits;
 mod parquet_s3;
 mod partitions;
 mod random;
@@ -29,6 +30,7 @@ mod ssh;
 mod state;
 mod terminal;
 mod types;
+mod writers;
 
 use std::path::PathBuf;
 

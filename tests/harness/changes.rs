@@ -3,6 +3,7 @@
 
 use anyhow::{Context, Result, anyhow};
 use arrow::array::RecordBatch;
+use arrow::datatypes::Schema;
 use arrow_flight::flight_service_client::FlightServiceClient;
 use arrow_flight::utils::batches_to_flight_data;
 use arrow_flight::{FlightData, FlightDescriptor};
@@ -15,6 +16,8 @@ use proto::v1::{
 };
 use proto::{Fault, Tls, Token};
 use tokio::runtime::Runtime;
+use tokio_stream::StreamExt;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::services::{Service, TOKEN};
 
@@ -45,6 +48,17 @@ impl Writer {
     pub fn commit(&self, request: CommitRequest) -> Result<CommitResponse, Fault> {
         let mut client = WriterClient::new(self.connection.clone());
         Ok(self.runtime.block_on(client.commit(request))?.into_inner())
+    }
+
+    /// Begins a chunk without rows that does not end before the handle is dropped. It
+    /// goes on while other calls are made.
+    pub fn begin(&self, request: &StageRequest, schema: &Schema) -> Result<AbortOnDropHandle<()>> {
+        let mut messages = batches_to_flight_data(schema, Vec::new())?;
+        messages[0].flight_descriptor = Some(FlightDescriptor::new_cmd(request.encode_to_vec()));
+        let messages = tokio_stream::iter(messages).chain(tokio_stream::pending());
+        let mut client = FlightServiceClient::new(self.connection.clone());
+        let call = async move { drop(client.do_put(messages).await) };
+        Ok(AbortOnDropHandle::new(self.runtime.spawn(call)))
     }
 
     /// Stages a batch as one chunk.

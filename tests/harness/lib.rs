@@ -15,6 +15,7 @@
 //! - [`services`]: `source-svc` and `writer-svc` on their own
 //! - [`python`]: the programs of `examples/python`, and the protocol compiled for them
 //! - [`changes`]: a writer-svc driven by its own protocol, without a source
+//! - [`names`]: host names of a test's own
 //! - [`gate`]: tables whose reading waits, to hold a sync at a known moment
 //! - [`moment`]: moments of a sync, observed from outside
 //! - [`truth`]: what PostgreSQL itself says a table holds
@@ -24,6 +25,7 @@
 //! - [`watch`]: looks at a directory again and again while something runs
 //! - [`small_disk`]: a file system that is soon full
 //! - [`proxy`]: loses or holds one chosen request between two programs
+//! - [`throttle`]: a slow way to a server
 //! - [`iceberg`]: the same for Iceberg tables: catalogs, stores, engines
 //! - [`bucket`]: plain Parquet in a bucket
 //! - [`capture`]: source-svc's change capture alone, with a writer that keeps what it gets
@@ -52,6 +54,7 @@ pub mod heavy;
 pub mod iceberg;
 pub mod increments;
 pub mod moment;
+pub mod names;
 pub mod parts;
 pub mod postgres;
 pub mod proxy;
@@ -66,6 +69,7 @@ pub mod sshd;
 pub mod standby;
 pub mod supervised;
 pub mod terminal;
+pub mod throttle;
 pub mod truth;
 pub mod verify;
 pub mod watch;

@@ -18,6 +18,7 @@ pub struct Service {
     program: &'static str,
     arguments: Vec<String>,
     address: String,
+    environment: Vec<(String, String)>,
     child: Child,
     log: Arc<Mutex<String>>,
 }
@@ -33,11 +34,32 @@ impl Service {
         Service::start("writer-svc", arguments)
     }
 
+    /// The same at an address of the caller's choice.
+    pub fn writer_at(listen: &str, arguments: &[&str]) -> Result<Service> {
+        Service::start_at("writer-svc", listen, arguments, &[])
+    }
+
+    /// The same with variables in its environment.
+    pub fn writer_with(arguments: &[&str], environment: &[(&str, &str)]) -> Result<Service> {
+        Service::start_at("writer-svc", "127.0.0.1:0", arguments, environment)
+    }
+
     fn start(program: &'static str, arguments: &[&str]) -> Result<Service> {
+        Service::start_at(program, "127.0.0.1:0", arguments, &[])
+    }
+
+    fn start_at(
+        program: &'static str,
+        listen: &str,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Result<Service> {
         let arguments: Vec<String> = arguments.iter().map(|text| (*text).to_owned()).collect();
         let log = Arc::new(Mutex::new(String::new()));
-        let (child, address) = launch(program, &arguments, "127.0.0.1:0", &log)?;
-        Ok(Service { program, arguments, address, child, log })
+        let pair = |&(name, value): &(&str, &str)| (name.to_owned(), value.to_owned());
+        let environment: Vec<_> = environment.iter().map(pair).collect();
+        let (child, address) = launch(program, &arguments, &environment, listen, &log)?;
+        Ok(Service { program, arguments, environment, address, child, log })
     }
 
     /// "127.0.0.1:port"; the same after a restart.
@@ -78,7 +100,8 @@ impl Service {
 
     /// Starts it again on the same address after its end.
     pub fn restart(&mut self) -> Result<()> {
-        let (child, address) = launch(self.program, &self.arguments, &self.address, &self.log)?;
+        let (child, address) =
+            launch(self.program, &self.arguments, &self.environment, &self.address, &self.log)?;
         self.child = child;
         self.address = address;
         Ok(())
@@ -96,6 +119,7 @@ impl Drop for Service {
 fn launch(
     name: &str,
     arguments: &[String],
+    environment: &[(String, String)],
     listen: &str,
     log: &Arc<Mutex<String>>,
 ) -> Result<(Child, String)> {
@@ -103,6 +127,7 @@ fn launch(
     // Our end of its stdin closes with us, however we end.
     command.args(["--listen", listen, "--stop-with-stdin"]).args(arguments);
     command.env("TIDEWATER_TOKEN", TOKEN);
+    command.envs(environment.iter().map(|(name, value)| (name, value)));
     command.env("TIDEWATER_LOG", "info,source_svc=debug,writer_svc=debug,h2=warn,hyper=warn,tonic::transport::server::io_stream=debug");
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().with_context(|| format!("starting {name}"))?;

@@ -23,6 +23,7 @@ use arrow_flight::FlightData;
 use arrow_flight::flight_descriptor::DescriptorType;
 use futures::{Stream, StreamExt};
 use prost::Message;
+use proto::limits;
 use proto::v1::stage_request::Kind;
 use proto::v1::{EndOfStream, StageRequest, StagedChunk};
 use tokio::sync::mpsc;
@@ -46,10 +47,15 @@ pub async fn receive<S>(
 where
     S: Stream<Item = Result<FlightData, Status>> + Unpin,
 {
-    let chunk = match messages.next().await {
-        Some(Ok(first)) => Chunk::of(&first)?,
-        Some(Err(status)) => return Err(broken("a chunk", status)),
-        None => return Err(WriterError::InvalidRequest("the stream has no message".into())),
+    let first = tokio::time::timeout(limits::FIRST_MESSAGE, messages.next());
+    let chunk = match first.await {
+        Ok(Some(Ok(first))) => Chunk::of(&first)?,
+        Ok(Some(Err(status))) => return Err(broken("a chunk", status)),
+        Err(_) => {
+            let problem = format!("no message came in {:?}", limits::FIRST_MESSAGE);
+            return Err(WriterError::IncompleteStream { stream: "a chunk".to_owned(), problem });
+        }
+        Ok(None) => return Err(WriterError::InvalidRequest("the stream has no message".into())),
     };
     let name = chunk.name.clone();
     let (parts, queue) = mpsc::channel(QUEUE);

@@ -20,7 +20,7 @@ use crate::parquet::bucket::BucketTable;
 use crate::parquet::{self, ParquetTable};
 use crate::partition::Split;
 use crate::stage::Stage;
-use crate::storage;
+use crate::storage::{self, TablePaths};
 
 /// Megabytes per file when the destination names none.
 const DEFAULT_FILE_MB: u32 = 512;
@@ -121,7 +121,10 @@ pub fn of(
         table.ok_or_else(|| WriterError::InvalidRequest("the request has no table".into()))?;
     Ok(match kind(destination)? {
         Destined::Parquet(parquet) if parquet.bucket.is_empty() => {
-            allow::demand(&options.allow, &parquet.local_path)?;
+            let paths = TablePaths::new(parquet, table)?;
+            for place in [&paths.live, &paths.staging] {
+                allow::demand(&options.allow, &place.to_string_lossy())?;
+            }
             Box::new(ParquetTable::new(parquet, table)?)
         }
         Destined::Parquet(parquet) => Box::new(BucketTable::new(parquet, table, options)?),

@@ -83,6 +83,10 @@ impl Child {
                 None => command.env_remove(name),
             };
         }
+        match tls.peer_timeout {
+            Some(seconds) => command.env("TIDEWATER_PEER_TIMEOUT", seconds.to_string()),
+            None => command.env_remove("TIDEWATER_PEER_TIMEOUT"),
+        };
         let mut process = command
             .args(["--listen", listen, "--stop-with-stdin"])
             .env("TIDEWATER_TOKEN", token.reveal())

@@ -53,8 +53,8 @@ struct Call {
     tables: HashMap<(String, String), usize>,
     /// Up to where everything is confirmed.
     confirmed: Lsn,
-    /// Holds the tables' writers.
-    _assigned: Vec<Assigned>,
+    /// The tables' writers.
+    assigned: Vec<Assigned>,
 }
 
 impl Sync<'_> {
@@ -93,8 +93,21 @@ impl Sync<'_> {
     async fn follow(&mut self, capture: &Capture, confirmed: &mut Lsn) -> Result<(), Stop> {
         let load_id = Uuid::now_v7().to_string();
         let mut call =
-            Call { load_id, tables: HashMap::new(), confirmed: *confirmed, _assigned: Vec::new() };
-        let request = self.request(capture, &mut call)?;
+            Call { load_id, tables: HashMap::new(), confirmed: *confirmed, assigned: Vec::new() };
+        let followed = self.follow_by(capture, &mut call, confirmed).await;
+        if let Err(Stop::Failed(fault)) = &followed {
+            call.blame(fault);
+        }
+        followed
+    }
+
+    async fn follow_by(
+        &mut self,
+        capture: &Capture,
+        call: &mut Call,
+        confirmed: &mut Lsn,
+    ) -> Result<(), Stop> {
+        let request = self.request(capture, call)?;
         if request.tables.is_empty() {
             return Ok(());
         }
@@ -119,7 +132,7 @@ impl Sync<'_> {
                     self.context.progress.streamed(read.rows, read.bytes);
                 }
                 Some(Event::Staged(staged)) => {
-                    self.settle(capture, &mut call, staged).await?;
+                    self.settle(capture, call, staged).await?;
                     if let Some(continuous) = &self.context.continuous {
                         continuous.works();
                         // What is left is for the next start; with the last one
@@ -135,9 +148,9 @@ impl Sync<'_> {
                 }
                 Some(Event::Finished(finished)) => {
                     let to = end(&finished.to)?;
-                    self.remember_shapes(&call, finished.shapes)?;
+                    self.remember_shapes(call, finished.shapes)?;
                     if to > call.confirmed {
-                        self.confirm(capture, &mut call, to).await?;
+                        self.confirm(capture, call, to).await?;
                     }
                     self.context.progress.confirmed(|lag| lag.reach(to, 0));
                     return Ok(());
@@ -183,7 +196,7 @@ impl Sync<'_> {
             });
             let key = (table.stream.namespace.clone(), table.stream.name.clone());
             call.tables.insert(key, index);
-            call._assigned.push(assigned);
+            call.assigned.push(assigned);
         }
         Ok(ReplicateRequest {
             config: Some(self.context.source_config.clone()),
@@ -406,6 +419,12 @@ impl Sync<'_> {
 }
 
 impl Call {
+    /// The writer that a fault names is left alone for a while.
+    fn blame(self, fault: &Fault) {
+        let named = |at: &Assigned| fault.message.contains(&at.writer().address);
+        self.assigned.into_iter().filter(named).for_each(Assigned::failed);
+    }
+
     fn index(&self, namespace: &str, name: &str) -> Result<usize, Fault> {
         let index = self.tables.get(&(namespace.to_owned(), name.to_owned()));
         index.copied().ok_or_else(|| {
