@@ -1,5 +1,6 @@
 //! `./build.sh bench full-load`: a full load against PostgreSQL's own COPY.
 //! `./build.sh bench cdc`: changes against `pg_recvlogical` ([`cdc`]).
+//! `./build.sh bench scale`: 1, 2 and 4 writers whose storage is slow ([`scale`]).
 //!
 //! ```text
 //! kept cluster (database) → warm → per round: floor, then sync → medians
@@ -14,6 +15,7 @@ mod database;
 mod floor;
 mod processes;
 mod report;
+mod scale;
 mod sync;
 
 use std::process::ExitCode;
@@ -25,6 +27,7 @@ use serde_json::json;
 use crate::cdc::Cdc;
 use crate::database::{DATABASE, Trips};
 use crate::report::{Ratio, Report, Round, Work, busy, cores, mega};
+use crate::scale::Scale;
 use crate::sync::{Format, Sync};
 
 #[derive(Parser)]
@@ -42,6 +45,8 @@ enum Command {
     /// A backlog of changes into local Iceberg tables, against pg_recvlogical to
     /// /dev/null.
     Cdc(Cdc),
+    /// A load by 1, 2 and 4 writers whose storage is slow.
+    Scale(Scale),
 }
 
 #[derive(Args)]
@@ -68,6 +73,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::FullLoad(options) => full_load(&options),
         Command::Cdc(options) => cdc::run(&options),
+        Command::Scale(options) => scale::run(&options),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -86,16 +86,30 @@ impl Sync {
 
     /// A first sync: no state, nothing at the destination.
     pub fn run_first(&self) -> Result<Measured> {
+        self.run_first_with(&[])
+    }
+
+    /// The same with further arguments.
+    pub fn run_first_with(&self, arguments: &[&str]) -> Result<Measured> {
         self.clear()?;
-        self.run()
+        self.run_with(arguments)
+    }
+
+    /// Another destination.json from here on.
+    pub fn write_to(&self, destination: &Value) -> Result<()> {
+        Ok(std::fs::write(self.path("destination.json"), destination.to_string())?)
     }
 
     /// One more sync, of what is there.
     pub fn run(&self) -> Result<Measured> {
+        self.run_with(&[])
+    }
+
+    fn run_with(&self, arguments: &[&str]) -> Result<Measured> {
         let log = self.path("sync.log");
         let mut command = self.command("sync");
         command.arg("--catalog").arg(self.path("streams.json"));
-        command.arg("--destination").arg(self.path("destination.json"));
+        command.arg("--destination").arg(self.path("destination.json")).args(arguments);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(std::fs::File::create(&log)?);
         let (status, measured) = processes::measure(&mut command)?;
         ensure!(status.success(), "{status}: {}", std::fs::read_to_string(&log)?);
