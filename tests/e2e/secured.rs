@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use tests::certificates::Certificates;
 use tests::postgres::PASSWORD;
+use tests::python::{self, Python};
 use tests::run::{Project, poll, program};
 use tests::services::{Service, TOKEN, sync_through};
 use tests::verify;
@@ -76,6 +77,30 @@ fn a_source_of_the_command_itself_shows_its_certificate_to_writers() -> Result<(
     arguments.extend(as_client(&certificates));
     project.run(&arguments)?.succeeded()?;
     verify::same_as_source(&project, &["public.t"])
+}
+
+#[test]
+fn a_client_in_python_shows_its_certificate_too() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let certificates = made(directory.path(), "one")?;
+    let writer = Service::writer(&borrowed(&served(&certificates)))?;
+    let python = Python::of(&python::protos())?;
+    let path = |name: &str| directory.path().join(name).display().to_string();
+    let (database, destination, lake) = (path("t.db"), path("destination.json"), path("lake"));
+    let sql = "CREATE TABLE t (id INTEGER PRIMARY KEY); INSERT INTO t VALUES (1), (2);";
+    python::sqlite(Path::new(&database), sql)?;
+    std::fs::write(&destination, json!({"parquet": {"local_path": lake}}).to_string())?;
+    let text = |path: &Path| path.display().to_string();
+    let (ca, certificate) = (text(&certificates.authority), text(&certificates.client));
+    let key = text(&certificates.client_key);
+    let mut arguments = vec!["--writer", writer.address(), "--destination", &destination];
+    arguments.extend(["--sqlite", &database, "--table", "t", "--ca", &ca]);
+    ensure!(!python.example("sqlite_source.py", &arguments)?.status.success(), "no certificate");
+    ensure!(!Path::new(&lake).exists(), "something was written");
+    arguments.extend(["--cert", &certificate, "--key", &key]);
+    let said = python.says("sqlite_source.py", &arguments)?;
+    ensure!(said.contains("2 rows"), "{said}");
+    Ok(())
 }
 
 #[test]
