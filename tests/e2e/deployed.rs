@@ -8,7 +8,7 @@ use proto::v1::writer_client::WriterClient;
 use proto::v1::{SourceCheckRequest, WriterCheckRequest};
 use serde_json::json;
 use tests::gate::{self, STREAMS};
-use tests::run::Project;
+use tests::run::{Project, poll};
 use tests::services::{Service, TOKEN, sync_through};
 use tests::{moment, verify};
 use tonic::Code;
@@ -143,6 +143,10 @@ fn services_tell_health_and_protos_and_refuse_calls_without_a_token() -> Result<
         ensure!(status.code() == Code::Unauthenticated, "{status:?}");
         anyhow::Ok(())
     })?;
+    let told = |service: &Service| {
+        service.log().lines().filter(|line| line.contains("a call was refused")).count()
+    };
+    poll("each refusal is in the log, once", || Ok((told(&source), told(&writer)) == (1, 2)))?;
     for service in [&source, &writer] {
         ensure!(!service.log().contains(TOKEN), "a service logged its token");
     }
