@@ -33,10 +33,6 @@ const FOLLOWED: usize = 6;
 /// Transactions of each session in a round.
 const TRANSACTIONS: u32 = 60;
 
-/// A fault of PostgreSQL's own, seen once in some hundred seeds: it finds no table
-/// for the file of a change that it decodes.
-const UNDECODABLE: &str = "the server cannot decode its own log";
-
 /// Who is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Victim {
@@ -142,8 +138,7 @@ impl Seed {
         let Some(victim) = victim else {
             let outcome = sync.wait()?;
             // What changes its form all the time may be beyond following.
-            let excused = shapes || outcome.stderr.contains(UNDECODABLE);
-            return if excused { told(outcome) } else { outcome.succeeded().map(drop) };
+            return if shapes { told(outcome) } else { outcome.succeeded().map(drop) };
         };
         let root = match &self.followed.lake {
             Some(lake) => lake.directory().join("files"),
@@ -195,15 +190,7 @@ impl Seed {
         followed.psql(&left)?;
         followed.psql(&workload.transactions(5))?;
         followed.project.discover()?;
-        let outcome = followed.project.run(&Project::SYNC)?;
-        if outcome.stderr.contains(UNDECODABLE) {
-            // As the error says.
-            let slot = &followed.project.database().name;
-            followed.psql(&format!("SELECT pg_drop_replication_slot('{slot}')"))?;
-            followed.sync()?;
-        } else {
-            outcome.succeeded()?;
-        }
+        followed.sync()?;
         match &followed.lake {
             None => followed.equals(&self.tables),
             Some(lake) => follow::lake_equals_source_by(

@@ -13,6 +13,8 @@
 //! move. So what is confirmed is in the tables, and what is
 //! in a table is skipped when the interval comes again.
 //!
+//! What every table has already is confirmed before the first interval.
+//!
 //! A table that the stream cannot tell the truth about is lost: it leaves the
 //! state before anything further is confirmed, and is loaded anew.
 
@@ -111,6 +113,7 @@ impl Sync<'_> {
         if request.tables.is_empty() {
             return Ok(());
         }
+        self.pass_over(capture, &mut call).await?;
         let mut source = self.context.source.clone();
         let answer = self.context.cancellable(source.replicate(request)).await?;
         let mut events = answer.map_err(Fault::from)?.into_inner();
@@ -216,6 +219,19 @@ impl Sync<'_> {
                 .update_method
                 .is_some_and(|method| method.ignore_rewrites),
         })
+    }
+
+    /// Confirms what every table has: after a load, all of the log before it. That
+    /// is more than a shortcut. A server may be unable to decode the beginning of a
+    /// slot that somebody made beside running transactions (ours are made so that it
+    /// can: see source-svc's capture/settle.rs).
+    async fn pass_over(&mut self, capture: &Capture, call: &mut Call) -> Result<(), Stop> {
+        let positions = call.tables.values().map(|&index| self.tables[index].position.as_ref());
+        let least = positions.map(|position| position.map_or(Lsn(0), |at| at.lsn)).min();
+        match least {
+            Some(least) if least > call.confirmed => self.confirm(capture, call, least).await,
+            _ => Ok(()),
+        }
     }
 
     /// Commits the tables of an interval, then says so to the slot.

@@ -8,10 +8,12 @@
 //!
 //! A publication is older than the slot: PostgreSQL before 18 fails every read
 //! of log that is older than a publication it is asked for. One that is made
-//! beside a slot that is there moves that slot past itself, and says so.
+//! beside a slot that is there moves that slot past itself, and says so. A slot
+//! that was made is [settled](settle) before anything is read from it.
 
 pub mod publication;
 pub mod server;
+mod settle;
 pub mod shape;
 pub mod slot;
 pub mod standby;
@@ -59,6 +61,10 @@ pub async fn open(
     let (slot_created, slot_moved) = match &before {
         None => {
             slot::create(&session, &request.slot, &server).await?;
+            // A standby would wait until its primary tells what runs there.
+            if !server.standby {
+                settle::settle(&session, &request.slot).await?;
+            }
             notices.push(format!("the replication slot {:?} was created", request.slot));
             (true, false)
         }

@@ -1,8 +1,12 @@
 //! From the load to the changes: no gap, no overlap, also for a table without a
 //! key, and for tables that join later.
 
+use std::sync::Arc;
+
 use anyhow::Result;
-use tests::run::poll;
+use tests::builds::Build;
+use tests::follow;
+use tests::run::{Project, poll};
 
 use super::{Followed, Into};
 
@@ -92,4 +96,71 @@ fn a_followed_table_and_a_refreshed_one_share_a_sync() -> Result<()> {
     assert_eq!(Followed::how(&second, "public.ticks")?, "loaded");
     assert_eq!(Followed::how(&second, "public.keyed")?, "followed");
     Ok(())
+}
+
+/// The server takes a transaction that it has not seen begin (`late`) for one that
+/// has truncated nothing, and does not know the file that the next one (`over`)
+/// writes to: that must not be asked of it.
+#[test]
+fn a_slot_made_beside_a_truncate_does_not_begin_where_the_server_cannot_decode() -> Result<()> {
+    begun_beside_a_truncate(false)
+}
+
+#[test]
+fn a_slot_that_was_made_by_hand_does_not_begin_there_either() -> Result<()> {
+    begun_beside_a_truncate(true)
+}
+
+fn begun_beside_a_truncate(by_hand: bool) -> Result<()> {
+    let server = Arc::new(follow::start(&Build::newest()?)?);
+    let sql = "CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (1, 'before');
+        CREATE TABLE other (id int PRIMARY KEY)";
+    let followed = Followed::at(&server, Into::Parquet, "young", sql)?;
+    let slot = follow::slot(&followed.project);
+    let database = followed.project.database().clone();
+    let waits_for = |name: &str| {
+        database.psql(&format!(
+            "SELECT count(*) > 0 FROM pg_locks l JOIN pg_prepared_xacts x
+             ON l.transactionid = x.transaction WHERE x.gid = '{name}' AND NOT l.granted"
+        ))
+    };
+    let is = |sql: &str| -> Result<bool> { Ok(database.psql(sql)? == "t") };
+    database.psql("BEGIN; INSERT INTO other VALUES (1); PREPARE TRANSACTION 'early'")?;
+    let create = format!("SELECT pg_create_logical_replication_slot('{slot}', 'pgoutput')");
+    let mut by_hand = by_hand.then(|| database.psql_background(&create)).transpose()?;
+    let mut sync = match by_hand {
+        Some(_) => None,
+        None => Some(followed.project.start(&Project::SYNC)?),
+    };
+    poll("the slot waits for what runs", || Ok(waits_for("early")? == "t"))?;
+    database.psql(
+        "BEGIN; TRUNCATE t; INSERT INTO t VALUES (2, 'late'); PREPARE TRANSACTION 'late';
+         COMMIT PREPARED 'early'",
+    )?;
+    poll("the slot waits for what ran by then", || Ok(waits_for("late")? == "t"))?;
+    let mut over = database.psql_background(
+        "BEGIN; INSERT INTO other VALUES (2); INSERT INTO t VALUES (3, 'over');
+         PREPARE TRANSACTION 'over'",
+    )?;
+    let blocked =
+        "SELECT count(*) > 0 FROM pg_locks WHERE relation = 't'::regclass AND NOT granted";
+    poll("the next one waits for the table", || is(blocked))?;
+    database.psql("COMMIT PREPARED 'late'")?;
+    poll("it has written", || Ok(!over.running()?))?;
+    let made = format!(
+        "SELECT count(*) > 0 FROM pg_replication_slots
+         WHERE slot_name = '{slot}' AND confirmed_flush_lsn IS NOT NULL"
+    );
+    poll("the slot is made", || is(&made))?;
+    if let Some(by_hand) = &mut by_hand {
+        poll("its session has ended", || Ok(!by_hand.running()?))?;
+        sync = Some(followed.project.start(&Project::SYNC)?);
+        poll("the load waits for it", || Ok(waits_for("over")? == "t"))?;
+    }
+    database.psql("COMMIT PREPARED 'over'")?;
+    if let Some(sync) = sync {
+        sync.wait()?.succeeded()?;
+    }
+    followed.psql("INSERT INTO t VALUES (4, 'after'); DELETE FROM t WHERE id = 2")?;
+    followed.sync_equals(&["public.t", "public.other"]).map(drop)
 }
