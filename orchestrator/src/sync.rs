@@ -25,6 +25,7 @@
 //! those at a bounded rate.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use proto::Fault;
 use proto::dial::Connection;
@@ -239,6 +240,8 @@ struct Sync<'a> {
     round_began: Instant,
     /// It was asked when the sync was to end already.
     is_last_round: bool,
+    /// How long the log was read for in that round; loads do not count.
+    round_took: Duration,
     /// Changes that were read since.
     round_changes: u64,
     /// When a message of ours was last written into it.
@@ -267,6 +270,7 @@ impl<'a> Sync<'a> {
             capture: None,
             round_began: Instant::now(),
             is_last_round: false,
+            round_took: Duration::ZERO,
             round_changes: 0,
             heart_beat: None,
             warned: BTreeMap::new(),
@@ -280,7 +284,9 @@ impl<'a> Sync<'a> {
             self.following(false);
             self.load(load.take()).await?;
             self.following(true);
+            let began = Instant::now();
             let lost = self.replicate().await?;
+            self.round_took = began.elapsed();
             let on = match self.context.continuous.clone() {
                 Some(continuous) => self.next_round(&continuous, lost).await?,
                 None => lost,

@@ -299,7 +299,7 @@ impl Sync<'_> {
 
     /// Until the next round is due, or the last one.
     async fn wait(&mut self, continuous: &Continuous) -> Result<(), Stop> {
-        let took = self.round_began.elapsed();
+        let took = self.round_took;
         let mut due = self.round_began + continuous.commit_interval;
         if took > continuous.commit_interval.max(DEAR) && self.round_changes < FEW {
             // The server has read much again for little: it begins where the

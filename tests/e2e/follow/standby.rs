@@ -6,54 +6,113 @@ use std::sync::Arc;
 use anyhow::{Result, ensure};
 use serde_json::json;
 use tests::follow;
-use tests::postgres::{Database, Options, Server};
-use tests::run::Project;
+use tests::going::end;
+use tests::postgres::{Background, Database, Options, Server};
+use tests::run::{Project, Running, poll};
 use tests::standby::Standby;
 use tests::workload::{SCHEMA, TABLES, Workload};
 
 use super::{Followed, Into};
 
-/// What a standby cannot create.
-const PUBLICATIONS: &str = "
-    CREATE PUBLICATION tidewater_on_standby FOR TABLE plain, whole, indexed, pair
-        WITH (publish_via_partition_root = true);
-    CREATE PUBLICATION tidewater_on_standby_insert FOR TABLE keyless
-        WITH (publish_via_partition_root = true, publish = 'insert, truncate')";
+/// A standby, and what it replicates.
+struct Pair {
+    /// Of the primary.
+    database: Database,
+    standby: Standby,
+    /// The standby's tables.
+    followed: Followed,
+}
+
+impl Pair {
+    fn start(label: &str) -> Result<Pair> {
+        let options = Options::default().set("synchronous_commit", "on");
+        let primary = Arc::new(Server::start(&options)?);
+        let database = Database::on(&primary, label)?;
+        let name = database.name.clone();
+        database.psql(SCHEMA)?;
+        // What a standby cannot create.
+        database.psql(&format!(
+            "CREATE PUBLICATION tidewater_{name} FOR TABLE plain, whole, indexed, pair
+                 WITH (publish_via_partition_root = true);
+             CREATE PUBLICATION tidewater_{name}_insert FOR TABLE keyless
+                 WITH (publish_via_partition_root = true, publish = 'insert, truncate')"
+        ))?;
+        let standby = Standby::of(&primary)?;
+        standby.has_everything()?;
+        let project = Project::new(&Database { server: standby.server.clone(), name })?;
+        project.edit("source.json", |source| {
+            source["default_mode"] = "cdc".into();
+            source["update_method"] = json!({"replication_slot": follow::slot(&project)});
+        })?;
+        project.discover()?;
+        Ok(Pair { database, standby, followed: Followed::of(project, Into::Iceberg)? })
+    }
+
+    /// A slot on a standby begins at what the primary tells now and then.
+    fn telling(&self) -> Result<Background> {
+        self.database.psql_background("SELECT pg_log_standby_snapshot() \\watch 0.1")
+    }
+
+    /// Waits until what the primary has now is acknowledged at the standby.
+    fn reached(&self, going: &mut Running) -> Result<()> {
+        let end = self.database.psql("SELECT pg_current_wal_flush_lsn()")?;
+        let reached = poll("the standby's slot has moved there", || {
+            ensure!(!going.ended()?, "the sync has ended");
+            Ok(self.followed.is_confirmed(&end)?)
+        });
+        reached.or_else(|error| Err(error.context(going.stop()?)))
+    }
+
+    /// Writes at the primary.
+    fn write(&self, workload: &mut Workload) -> Result<()> {
+        self.database.psql(&workload.transactions(20))?;
+        self.standby.has_everything()
+    }
+}
 
 #[test]
 fn a_standby_is_followed_and_so_is_the_primary_that_it_becomes() -> Result<()> {
-    let options = Options::default().set("synchronous_commit", "on");
-    let primary = Arc::new(Server::start(&options)?);
-    let database = Database::on(&primary, "promoted")?;
-    database.psql(SCHEMA)?;
-    database.psql(PUBLICATIONS)?;
-    let standby = Standby::of(&primary)?;
-    standby.has_everything()?;
-    let name = database.name.clone();
-    let project = Project::new(&Database { server: standby.server.clone(), name })?;
-    project.edit("source.json", |source| {
-        source["default_mode"] = "cdc".into();
-        source["update_method"] = json!({"replication_slot": "on_standby"});
-    })?;
-    project.discover()?;
-    let followed = Followed::of(project, Into::Iceberg)?;
+    let pair = Pair::start("promoted")?;
+    let followed = &pair.followed;
     let mut workload = Workload::new(60);
     {
-        // A slot on a standby begins at what the primary tells now and then.
-        let _telling = database.psql_background("SELECT pg_log_standby_snapshot() \\watch 0.1")?;
+        let _telling = pair.telling()?;
         followed.sync_equals(&TABLES)?;
     }
-    database.psql(&workload.transactions(20))?;
-    standby.has_everything()?;
+    pair.write(&mut workload)?;
     let outcome = followed.sync_equals(&TABLES)?;
     assert_eq!(Followed::how(&outcome, "public.plain")?, "followed");
 
-    database.psql(&workload.transactions(20))?;
-    standby.has_everything()?;
-    standby.promote()?;
+    pair.write(&mut workload)?;
+    pair.standby.promote()?;
     followed.psql(&workload.transactions(20))?;
     let outcome = followed.sync_equals(&TABLES)?;
     assert_eq!(Followed::how(&outcome, "public.plain")?, "followed");
+    Ok(())
+}
+
+#[test]
+fn a_sync_that_goes_on_follows_the_primary_that_its_standby_becomes() -> Result<()> {
+    let pair = Pair::start("promoted_going")?;
+    let followed = &pair.followed;
+    let mut workload = Workload::new(61);
+    let mut going = {
+        let _telling = pair.telling()?;
+        let mut going = followed.go_on()?;
+        pair.reached(&mut going)?;
+        going
+    };
+    pair.write(&mut workload)?;
+    pair.reached(&mut going)?;
+    followed.equals(&TABLES)?;
+
+    pair.write(&mut workload)?;
+    pair.standby.promote()?;
+    followed.psql(&workload.transactions(20))?;
+    followed.caught_up(&mut going)?;
+    followed.equals(&TABLES)?;
+    let outcome = end(going)?;
+    ensure!(!outcome.stderr.contains("loaded anew"), "{}", outcome.stderr);
     Ok(())
 }
 
