@@ -93,16 +93,9 @@ impl Sync<'_> {
 
     /// What the source says of a captured table, beside what the table holds.
     fn see(&mut self, at: usize, seen: CaptureTable, capture: &Capture) -> Result<(), Fault> {
+        let toastable = self.learn(at, seen);
         let table = &mut self.tables[at];
         table.action = Action::ReadAll;
-        if !seen.identity.is_empty() {
-            table.stream.table.key_columns = seen.identity.clone();
-        }
-        // How it looks now is compared by the source, at the end, with how it was.
-        let mut seen = CaptureTable { shape: String::new(), ..seen };
-        let toastable = std::mem::take(&mut seen.toastable);
-        table.seen = Some(seen);
-        table.settings = Settings::of_table(&self.run, self.context.destination, table);
         let (namespace, name) = (&table.stream.namespace, &table.stream.name);
         let state = self.keeper.state();
         let reached = state.stream(namespace, name).and_then(|entry| entry.state.position.as_ref());
@@ -141,6 +134,39 @@ impl Sync<'_> {
         }
         let id = &table.id;
         self.context.progress.note(&format!("{id} is loaded anew: {why}"));
+        Ok(())
+    }
+
+    /// Keeps what the source says of a table; its columns whose values the log may
+    /// leave out.
+    fn learn(&mut self, at: usize, seen: CaptureTable) -> Vec<String> {
+        let table = &mut self.tables[at];
+        if !seen.identity.is_empty() {
+            table.stream.table.key_columns = seen.identity.clone();
+        }
+        // How it looks now is compared by the source, at the end, with how it was.
+        let mut seen = CaptureTable { shape: String::new(), ..seen };
+        let toastable = std::mem::take(&mut seen.toastable);
+        table.seen = Some(seen);
+        table.settings = Settings::of_table(&self.run, self.context.destination, table);
+        toastable
+    }
+
+    /// Looks at the tables again of which nothing is kept: they are loaded anew as
+    /// they are now, with other columns perhaps.
+    pub(super) async fn look_again(&mut self) -> Result<(), Stop> {
+        let captured: Vec<_> =
+            (0..self.tables.len()).filter(|&at| self.tables[at].is_captured()).collect();
+        let Some(method) = self.context.update_method else { return Ok(()) };
+        let streams = captured.iter().map(|&at| self.tables[at].stream.load.clone()).collect();
+        let answer = open(&self.context, method, streams, false).await?;
+        let (_, tables) = checked(answer, method, captured.len())?;
+        for (at, seen) in captured.into_iter().zip(tables) {
+            let table = &self.tables[at];
+            if table.action == Action::ReadAll && table.position.is_none() {
+                self.learn(at, seen);
+            }
+        }
         Ok(())
     }
 

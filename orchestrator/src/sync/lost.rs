@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::capture::Capture;
 use super::resume::Action;
-use super::{Stop, Sync, log};
+use super::{Sync, log};
 use crate::progress::human;
 
 /// Times that one table is loaded anew in a run.
@@ -78,7 +78,7 @@ impl Sync<'_> {
     }
 
     /// The tables that were lost are to be read; whether there are any.
-    pub(super) fn reload_lost(&mut self) -> Result<bool, Stop> {
+    pub(super) fn reload_lost(&mut self) -> bool {
         let mut any = false;
         for (index, table) in self.tables.iter_mut().enumerate() {
             let waits = table.reload_at.is_some_and(|at| at > Instant::now());
@@ -97,6 +97,6 @@ impl Sync<'_> {
             // Once in a sync.
             capture.initial_wait_ms = 0;
         }
-        Ok(any)
+        any
     }
 }

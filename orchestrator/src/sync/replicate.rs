@@ -76,7 +76,13 @@ impl Sync<'_> {
         loop {
             let before = confirmed;
             let fault = match self.follow(&capture, &mut confirmed).await {
-                Ok(()) => return self.reload_lost(),
+                Ok(()) => {
+                    let any = self.reload_lost();
+                    if any {
+                        self.look_again().await?;
+                    }
+                    return Ok(any);
+                }
                 Err(Stop::LoadGone(fault)) => Fault { transient: true, ..fault },
                 Err(Stop::Failed(fault)) => fault,
                 Err(stop) => return Err(stop),

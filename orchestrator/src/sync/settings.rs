@@ -62,6 +62,9 @@ fn hash(
     let mut hasher = Sha256::new();
     hasher.update(LAYOUT_VERSION.to_le_bytes());
     let destination = destination.without_credentials();
+    // What is read is said by `seen`, whatever it was when discover ran.
+    let expected = if seen.is_some() { Vec::new() } else { stream.expected.clone() };
+    let stream = LoadStream { expected, ..stream.clone() };
     let parts = [destination.encode_to_vec(), table.encode_to_vec(), stream.encode_to_vec()];
     for part in parts.into_iter().chain(seen.map(CaptureTable::encode_to_vec)) {
         hasher.update((part.len() as u64).to_le_bytes());
@@ -111,6 +114,14 @@ mod tests {
         assert_ne!(first, followed);
         assert!(is_under(&first.commit_id, &first) && !is_under(&first.commit_id, &followed));
         assert!(is_under(&format!("{}.0000A", followed.commit_id), &followed));
+
+        let expected = vec![proto::v1::Column::default()];
+        let discovered = LoadStream { expected, ..stream.clone() };
+        assert_eq!(
+            followed,
+            Settings::of(&run, &destination, &table, &discovered, Some(&seen)),
+            "discover was run again"
+        );
 
         let changed = Table { normalization: true, ..table.clone() };
         assert_ne!(first, Settings::of(&run, &destination, &changed, &stream, None));

@@ -153,6 +153,14 @@ pub fn publishes(
 /// What a user should know of these tables.
 fn of_tables(tables: &[Table]) -> Vec<String> {
     let mut notices = Vec::new();
+    let changed: Vec<_> = tables.iter().flat_map(|table| table.stream.changed.clone()).collect();
+    if !changed.is_empty() {
+        notices.push(format!(
+            "tables have changed since discover, and are followed as they are now; run discover \
+             to bring streams.json up to date: {}",
+            changed.join("; ")
+        ));
+    }
     let without: Vec<_> = tables.iter().filter(|table| table.identity.is_empty()).collect();
     if !without.is_empty() {
         notices.push(format!(

@@ -367,6 +367,7 @@ mod tests {
                 policy: OnUnrepresentable::Null,
                 few_chunks: false,
                 incremental: None,
+                changed: Vec::new(),
             },
             published: vec![column("a"), column("b")],
             identity: Vec::new(),

@@ -348,6 +348,7 @@ mod tests {
             policy: OnUnrepresentable::Null,
             few_chunks: false,
             incremental: None,
+            changed: Vec::new(),
         }
     }
 

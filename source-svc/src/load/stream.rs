@@ -30,6 +30,8 @@ pub struct Stream {
     pub few_chunks: bool,
     /// Only what is new is read.
     pub incremental: Option<Incremental>,
+    /// What discover saw and is not so any more, where that is no fault.
+    pub changed: Vec<String>,
 }
 
 /// How a stream is read incrementally.
@@ -70,7 +72,7 @@ impl Stream {
         };
         let before = faults.count();
         let columns = choose_columns(request, &relation, &label, faults);
-        compare(request, &relation, &columns, &label, faults);
+        let changed = compare(request, &relation, &columns, &label, faults);
         let filter = filter(request, &relation, &label, faults);
         if relation.row_security {
             faults.row_security.push(label.clone());
@@ -99,6 +101,7 @@ impl Stream {
             policy,
             few_chunks: request.few_chunks,
             incremental,
+            changed,
         })
     }
 
@@ -222,20 +225,26 @@ fn choose_columns(
     relation.columns.iter().filter(chosen).cloned().collect()
 }
 
-/// Every expected column that is to be read must still be there with its type.
+/// Every expected column that is to be read must still be there with its type,
+/// unless the stream follows its columns: the answer says what has changed then.
 fn compare(
     request: &v1::LoadStream,
     relation: &RelationInfo,
     columns: &[ColumnInfo],
     label: &str,
     faults: &mut Faults,
-) {
+) -> Vec<String> {
+    let mut followed = Vec::new();
     for expected in &request.expected {
         let name = &expected.name;
+        let changed = match request.follows_columns && !names(request, name) {
+            true => &mut followed,
+            false => &mut faults.changed,
+        };
         match relation.column(name) {
             None if request.selected.is_empty() || names(request, name) => {
                 let hint = renamed(request, relation, expected);
-                faults.changed.push(format!("{label}: column {name} no longer exists{hint}"));
+                changed.push(format!("{label}: column {name} no longer exists{hint}"));
             }
             Some(now)
                 if now.column_type.word != expected.r#type
@@ -243,11 +252,12 @@ fn compare(
             {
                 let was = described(&expected.r#type, &expected.postgres_type);
                 let is = described(&now.column_type.word, &now.postgres_type);
-                faults.changed.push(format!("{label}: column {name} was {was}, now is {is}"));
+                changed.push(format!("{label}: column {name} was {was}, now is {is}"));
             }
             _ => {}
         }
     }
+    followed
 }
 
 /// Whether a setting of the stream names this column.
@@ -464,6 +474,27 @@ mod tests {
         assert!(Stream::new(&wanted, Some(relation()), &mut faults).is_none());
         assert_eq!(faults.changed, ["public.t: column old no longer exists"]);
         assert!(faults.config.is_empty(), "{:?}", faults.config);
+    }
+
+    #[test]
+    fn a_stream_that_follows_its_columns_demands_only_those_that_the_user_names() {
+        let mut wanted = request();
+        wanted.follows_columns = true;
+        wanted.expected[0].r#type = "integer_small".to_owned();
+        wanted.expected.push(v1::Column { name: "gone".to_owned(), ..Default::default() });
+        let mut faults = Faults::default();
+        let stream = Stream::new(&wanted, Some(relation()), &mut faults).unwrap();
+        assert_eq!(names(&stream), ["id", "a", "new"]);
+        assert_eq!(
+            stream.changed,
+            [
+                "public.t: column id was integer_small, now is integer",
+                "public.t: column gone no longer exists"
+            ]
+        );
+        wanted.selected = vec!["a".to_owned(), "gone".to_owned()];
+        assert!(Stream::new(&wanted, Some(relation()), &mut faults).is_none());
+        assert_eq!(faults.changed, ["public.t: column gone no longer exists"]);
     }
 
     #[test]

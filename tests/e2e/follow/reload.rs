@@ -2,6 +2,9 @@
 //! go on.
 
 use anyhow::{Result, ensure};
+use serde_json::json;
+use tests::going::end;
+use tests::run::Project;
 
 use super::{Followed, Into};
 
@@ -53,6 +56,67 @@ fn columns_that_come_and_go_and_change_are_followed_by_a_load() -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[test]
+fn columns_are_followed_without_another_discover() -> Result<()> {
+    for into in [Into::Parquet, Into::Iceberg] {
+        let followed = Followed::new(into, "undiscovered", SQL)?;
+        followed.sync()?;
+        for (sql, said) in [
+            (
+                "ALTER TABLE t ADD COLUMN n int DEFAULT 5; INSERT INTO t (id, v) VALUES (101, 'x')",
+                "",
+            ),
+            ("ALTER TABLE t RENAME v TO w; UPDATE t SET w = 'y' WHERE id = 3", "renamed to w?"),
+            (
+                "ALTER TABLE t ALTER id TYPE bigint; UPDATE t SET n = 7 WHERE id = 4",
+                "column id was",
+            ),
+            ("ALTER TABLE t DROP COLUMN long; DELETE FROM t WHERE id = 5", "column long no longer"),
+            (
+                "ALTER TABLE t RENAME id TO key; UPDATE t SET n = 8 WHERE key = 6",
+                "column id no longer",
+            ),
+        ] {
+            followed.psql(sql)?;
+            followed.psql("UPDATE other SET v = v || 'b'")?;
+            let outcome = followed.sync_equals(&STREAMS).map_err(|e| e.context(sql))?;
+            assert_eq!(Followed::how(&outcome, "public.t")?, "loaded", "{sql}");
+            assert_eq!(Followed::how(&outcome, "public.other")?, "followed", "{sql}");
+            ensure!(outcome.stderr.contains(said), "{}", outcome.stderr);
+        }
+        // That is no reason to load it once more.
+        followed.project.discover()?;
+        followed.psql("UPDATE t SET n = 9 WHERE key = 7")?;
+        let outcome = followed.sync_equals(&STREAMS)?;
+        assert_eq!(Followed::how(&outcome, "public.t")?, "followed");
+        ensure!(!outcome.stderr.contains("changed since discover"), "{}", outcome.stderr);
+        // What the user names must be there.
+        followed.project.select(&["public.t"], json!({"selected_columns": {"columns": ["w"]}}))?;
+        followed.psql("ALTER TABLE t RENAME w TO v")?;
+        let told = followed.project.run(&Project::SYNC)?.failed()?;
+        ensure!(told.contains("column w no longer exists"), "{told}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_sync_that_goes_on_follows_columns_without_another_discover() -> Result<()> {
+    let followed = Followed::new(Into::Iceberg, "undiscovered_going", SQL)?;
+    let mut going = followed.go_on()?;
+    followed.caught_up(&mut going)?;
+    for sql in [
+        "ALTER TABLE t RENAME v TO w; UPDATE t SET w = 'y' WHERE id = 3",
+        "ALTER TABLE t DROP COLUMN w; ALTER TABLE t RENAME id TO key; DELETE FROM t WHERE key = 5",
+    ] {
+        followed.psql(sql)?;
+        followed.psql("UPDATE other SET v = v || '.'; DELETE FROM other WHERE id = 5")?;
+        followed.caught_up(&mut going)?;
+        followed.equals(&STREAMS).map_err(|e| e.context(sql))?;
+    }
+    end(going)?;
+    followed.equals(&STREAMS)
 }
 
 #[test]
