@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use proto::secure::TlsArgs;
+use proto::telemetry::TelemetryArgs;
 use proto::v1::ErrorCode;
 use proto::{Fault, Token, token};
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, info_span};
 
-use crate::{check, clear, discover, spec, sync};
+use crate::{check, clear, discover, spec, status, sync};
 
 /// Replicates PostgreSQL tables into Parquet files.
 #[derive(Parser)]
@@ -32,6 +34,8 @@ pub enum Command {
     Discover(Flags),
     /// Replicate the selected streams.
     Sync(Flags),
+    /// Say what the selected streams have, how far behind they are, and what is wrong.
+    Status(Flags),
     /// Remove the selected streams' tables and their state.
     ClearDestination(Flags),
 }
@@ -112,6 +116,9 @@ pub struct Flags {
     #[command(flatten)]
     pub tls: TlsArgs,
 
+    #[command(flatten)]
+    pub telemetry: TelemetryArgs,
+
     /// Plain lines instead of progress bars.
     #[arg(long)]
     pub no_progress: bool,
@@ -125,6 +132,7 @@ impl Command {
             | Command::Check(flags)
             | Command::Discover(flags)
             | Command::Sync(flags)
+            | Command::Status(flags)
             | Command::ClearDestination(flags) => flags,
         }
     }
@@ -204,10 +212,17 @@ pub async fn run(cli: Cli, shutdown: CancellationToken) -> Result<(), Fault> {
 async fn dispatch(command: &Command, shutdown: CancellationToken) -> Result<(), Fault> {
     match command {
         Command::Spec(flags) => spec::run(flags),
-        Command::Check(flags) => check::run(flags, shutdown).await,
-        Command::Discover(flags) => discover::run(flags, shutdown).await,
+        Command::Check(flags) => check::run(flags, shutdown).instrument(info_span!("check")).await,
+        Command::Discover(flags) => {
+            discover::run(flags, shutdown).instrument(info_span!("discover")).await
+        }
         Command::Sync(flags) => sync::run(flags, shutdown).await,
-        Command::ClearDestination(flags) => clear::run(flags, shutdown).await,
+        Command::Status(flags) => {
+            status::run(flags, shutdown).instrument(info_span!("status")).await
+        }
+        Command::ClearDestination(flags) => {
+            clear::run(flags, shutdown).instrument(info_span!("clear-destination")).await
+        }
     }
 }
 
@@ -222,7 +237,7 @@ mod tests {
 
     #[test]
     fn every_command_takes_every_flag_in_both_spellings() {
-        for command in ["spec", "check", "discover", "sync", "clear-destination"] {
+        for command in ["spec", "check", "discover", "sync", "status", "clear-destination"] {
             let flags = parse(&format!(
                 "{command} --config s.json --streams a.json --destination d.json \
                  --destination-type parquet --state st.json --destination-buffer-size 10 \

@@ -10,7 +10,8 @@
 //!   finds the writers behind a name, [`writers`] shares work among them
 //! - [`spec`], [`check`], [`discover`]: the commands that move no data
 //! - [`sync`]: the command that does; [`assign`], [`load`], [`state`],
-//!   [`progress`], [`stats`] and [`summary`] are its stages
+//!   [`progress`], [`stats`], [`figures`] and [`summary`] are its stages
+//! - [`status`]: the command that says what the streams have
 //! - [`clear`]: the command that removes what a sync made
 //! - [`output`]: machine output to stdout, everything else to stderr
 
@@ -22,6 +23,7 @@ pub mod config;
 pub mod discover;
 pub mod discovery;
 pub mod error;
+pub mod figures;
 pub mod load;
 pub mod output;
 pub mod progress;
@@ -29,6 +31,7 @@ pub mod services;
 pub mod spec;
 pub mod state;
 pub mod stats;
+pub mod status;
 pub mod streams;
 pub mod summary;
 pub mod sync;

@@ -1,22 +1,25 @@
 //! The `driver-postgres` command line: logging, signals, the command, the exit
 //! code.
 
-use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
 use clap::error::ErrorKind;
 use orchestrator::cli::{self, Cli};
 use orchestrator::output;
+use proto::metrics;
+use proto::telemetry::{Logs, Telemetry};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// How long leftover tasks may take to end after the command.
 const LEFTOVER_GRACE: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// Warnings only: the progress display owns the terminal.
+const LOGS: Logs = Logs { filter: "warn", time: false };
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -28,7 +31,6 @@ fn main() -> ExitCode {
             return if asked { ExitCode::SUCCESS } else { ExitCode::FAILURE };
         }
     };
-    init_logging();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -38,10 +40,20 @@ fn main() -> ExitCode {
     };
     let shutdown = CancellationToken::new();
     let outcome = runtime.block_on(async {
+        let flags = cli.command.flags();
+        let telemetry = Telemetry::start("orchestrator", &flags.telemetry, LOGS).await?;
+        if let Some(address) = telemetry.metrics_address() {
+            output::human(format_args!("metrics are at http://{address}/metrics"));
+        }
         if let Err(error) = watch_signals(shutdown.clone()) {
             tracing::warn!("signals will end the process at once: {error}");
         }
-        cli::run(cli, shutdown).await
+        let outcome = cli::run(cli, shutdown).await;
+        if let Err(fault) = &outcome {
+            metrics::failed(fault.code);
+        }
+        telemetry.stop().await;
+        outcome
     });
     runtime.shutdown_timeout(LEFTOVER_GRACE);
     match outcome {
@@ -50,19 +62,6 @@ fn main() -> ExitCode {
             output::human(format_args!("error: {fault}"));
             ExitCode::FAILURE
         }
-    }
-}
-
-/// Warnings only, unless `TIDEWATER_LOG` says otherwise: the progress display
-/// owns the terminal.
-fn init_logging() {
-    let filter =
-        EnvFilter::try_from_env("TIDEWATER_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    if std::io::stderr().is_terminal() {
-        builder.with_target(false).without_time().init();
-    } else {
-        builder.json().flatten_event(true).init();
     }
 }
 

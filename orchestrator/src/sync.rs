@@ -33,6 +33,7 @@ use proto::v1::source_client::SourceClient;
 use proto::v1::{CaptureTable, CommitRecord, Destination, ErrorCode, SourceConfig};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, Span, info_span};
 
 use crate::cli::Flags;
 use crate::config::source::UpdateMethod;
@@ -175,10 +176,10 @@ impl TableRun {
 }
 
 /// Everything the config files say.
-struct Inputs {
-    source: source::SourceFile,
-    destination: destination::DestinationFile,
-    streams: Vec<SelectedStream>,
+pub(crate) struct Inputs {
+    pub(crate) source: source::SourceFile,
+    pub(crate) destination: destination::DestinationFile,
+    pub(crate) streams: Vec<SelectedStream>,
 }
 
 /// Runs the command.
@@ -189,13 +190,16 @@ pub async fn run(flags: &Flags, shutdown: CancellationToken) -> Result<(), Fault
     let job = Job::new(flags, &inputs, shutdown);
     match Continuous::wanted(flags, &inputs, &job.shutdown) {
         Some(continuous) => continuous::run(&job, &continuous, keeper).await,
-        None => job.attempt(keeper, None).await.told(&job),
+        None => {
+            let attempt = job.attempt(keeper, None).instrument(info_span!("sync"));
+            attempt.await.told(&job)
+        }
     }
 }
 
 impl Inputs {
     /// Reads and validates everything before anything runs.
-    fn read(flags: &Flags) -> Result<Self, Fault> {
+    pub(crate) fn read(flags: &Flags) -> Result<Self, Fault> {
         let (config, catalog_path) = (flags.require_config()?, flags.require_catalog()?);
         let destination = flags.require_destination()?;
         let source = source::load(config, flags.key());
@@ -278,14 +282,18 @@ impl<'a> Sync<'a> {
     }
 
     async fn run(&mut self) -> Result<(), Stop> {
-        let mut load = self.prepare().await?;
+        let mut load = self.prepare().instrument(info_span!("prepare")).await?;
         self.begin_run().await?;
         loop {
             self.following(false);
-            self.load(load.take()).await?;
+            let span = match self.tables.iter().any(load::is_left) {
+                true => info_span!("load"),
+                false => Span::none(),
+            };
+            self.load(load.take()).instrument(span).await?;
             self.following(true);
             let began = Instant::now();
-            let lost = self.replicate().await?;
+            let lost = self.replicate().instrument(info_span!("replicate")).await?;
             self.round_took = began.elapsed();
             let on = match self.context.continuous.clone() {
                 Some(continuous) => self.next_round(&continuous, lost).await?,

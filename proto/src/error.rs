@@ -9,6 +9,7 @@ use std::fmt;
 use prost::Message;
 use tonic::{Code, Status};
 
+use crate::metrics;
 use crate::v1::{ErrorCode, ErrorDetail};
 
 /// An error as a user meets it.
@@ -89,7 +90,9 @@ fn code_table(code: ErrorCode) -> (Code, bool) {
 }
 
 impl From<Fault> for Status {
+    /// A call is answered with it: it counts.
     fn from(fault: Fault) -> Self {
+        metrics::failed(fault.code);
         let (code, _) = code_table(fault.code);
         let detail = ErrorDetail {
             code: fault.code.into(),

@@ -16,7 +16,9 @@
 //! - [`dial`]: connect to a service and make sure it is the right one
 //! - [`tls`]: TLS to a PostgreSQL server, for the services that connect to one
 //! - [`probe`]: ask a service for its health
-//! - [`process`]: a service's command line, logging, signals and exit
+//! - [`telemetry`]: logs, and figures and traces where they are asked for;
+//!   [`metrics`]: the figures
+//! - [`process`]: a service's command line, signals and exit
 
 pub mod address;
 pub mod calls;
@@ -27,11 +29,13 @@ pub mod identity;
 pub mod limits;
 pub mod listen;
 pub mod lsn;
+pub mod metrics;
 pub mod probe;
 pub mod process;
 mod redact;
 pub mod secure;
 pub mod serve;
+pub mod telemetry;
 pub mod tls;
 pub mod token;
 

@@ -1,17 +1,17 @@
-//! A service's command line, logging, signals and exit, once for all.
+//! A service's command line, signals and exit, once for all.
 
 use std::future::Future;
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
 
 use crate::limits;
 use crate::listen::Listener;
 use crate::probe::probe;
 use crate::secure::{Tls, TlsArgs};
+use crate::telemetry::{Logs, Telemetry, TelemetryArgs};
 use crate::token::{self, Token};
 
 /// Flags that every service has.
@@ -19,7 +19,8 @@ use crate::token::{self, Token};
 pub struct ServiceArgs {
     /// Address to listen on; port 0 takes a free one. On Linux also
     /// unix-abstract:name, for this machine only; without the name, a free one.
-    /// The address taken is printed to stdout as {"listening":"host:port"}.
+    /// The address taken is printed to stdout as {"listening":"host:port"}, with
+    /// that of --metrics beside it as "metrics".
     #[arg(long, env = "TIDEWATER_LISTEN", default_value = "127.0.0.1:0")]
     pub listen: String,
 
@@ -39,6 +40,8 @@ pub struct ServiceArgs {
     #[arg(long, env = "TIDEWATER_MAX_PEER_STREAMS", default_value_t = limits::STREAMS_PER_PEER,
           value_parser = clap::value_parser!(u16).range(1..), value_name = "N")]
     pub max_peer_streams: u16,
+    #[command(flatten)]
+    pub telemetry: TelemetryArgs,
 
     /// Ask the service that listens at --listen for its health instead of being
     /// one: exit status 0 when it serves.
@@ -51,23 +54,11 @@ pub struct ServiceArgs {
 }
 
 /// Refused handshakes are told where tonic tells them.
-const DEFAULT_FILTER: &str =
-    "info,h2=warn,hyper=warn,tonic=warn,tonic::transport::server::io_stream=debug";
-
-/// Logs to stderr, human on a terminal and JSON otherwise, filtered by
-/// `TIDEWATER_LOG` (default `info`).
-pub fn init_logging() {
-    let asked = std::env::var("TIDEWATER_LOG").ok().filter(|filter| !filter.is_empty());
-    let filter = asked
-        .and_then(|filter| EnvFilter::try_new(filter).ok())
-        .unwrap_or_else(|| EnvFilter::new(DEFAULT_FILTER));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    if std::io::stderr().is_terminal() {
-        builder.with_target(false).init();
-    } else {
-        builder.json().flatten_event(true).init();
-    }
-}
+const LOGS: Logs = Logs {
+    filter: "info,h2=warn,hyper=warn,opentelemetry=warn,opentelemetry_sdk=warn,tonic=warn,\
+             tonic::transport::server::io_stream=debug",
+    time: true,
+};
 
 /// Cancelled by SIGINT, SIGTERM, and, if asked for, the end of stdin.
 pub fn shutdown_signal(stop_with_stdin: bool) -> std::io::Result<CancellationToken> {
@@ -107,36 +98,60 @@ pub fn service_main<F>(
 where
     F: Future<Output = anyhow::Result<()>>,
 {
-    init_logging();
-    let outcome = (|| -> anyhow::Result<()> {
-        let token = token::given(&args.token, args.token_file.as_deref())?;
-        let tls = args.tls.read()?.with_streams_per_peer(args.max_peer_streams);
+    let served = (|| -> anyhow::Result<bool> {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         if args.probe {
-            return Ok(runtime.block_on(probe(service, &args.listen, &tls))?);
+            let tls = args.tls.read()?;
+            runtime.block_on(probe(service, &args.listen, &tls))?;
+            return Ok(true);
         }
-        runtime.block_on(async {
-            let shutdown = shutdown_signal(args.stop_with_stdin)?;
-            let listener = Listener::bind(&args.listen)
-                .await
-                .with_context(|| format!("listening on {}", args.listen))?;
-            let address = listener.address()?;
-            let mut stdout = std::io::stdout().lock();
-            // A closed stdout only means that nobody asked.
-            let _ = writeln!(stdout, "{{\"listening\":\"{address}\"}}");
-            let _ = stdout.flush();
-            drop(stdout);
-            tracing::info!(service, %address, version = crate::VERSION, "listening");
-            run(listener, token, tls, shutdown).await
+        let served = runtime.block_on(async {
+            let telemetry = Telemetry::start(service, &args.telemetry, LOGS).await?;
+            let outcome = listen(service, args, &telemetry, run).await;
+            if let Err(error) = &outcome {
+                tracing::error!(service, "{error:#}");
+            }
+            telemetry.stop().await;
+            anyhow::Ok(outcome.is_ok())
         })?;
         runtime.shutdown_timeout(limits::DRAIN_GRACE);
-        Ok(())
+        Ok(served)
     })();
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+    match served {
+        Ok(true) => ExitCode::SUCCESS,
+        // The log says why.
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            tracing::error!(service, "{error:#}");
+            eprintln!("{service}: {error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+/// Takes the address, says so, and runs until a signal.
+async fn listen<F>(
+    service: &'static str,
+    args: ServiceArgs,
+    telemetry: &Telemetry,
+    run: impl FnOnce(Listener, Option<Token>, Tls, CancellationToken) -> F,
+) -> anyhow::Result<()>
+where
+    F: Future<Output = anyhow::Result<()>>,
+{
+    let token = token::given(&args.token, args.token_file.as_deref())?;
+    let tls = args.tls.read()?.with_streams_per_peer(args.max_peer_streams);
+    let shutdown = shutdown_signal(args.stop_with_stdin)?;
+    let listener = Listener::bind(&args.listen)
+        .await
+        .with_context(|| format!("listening on {}", args.listen))?;
+    let address = listener.address()?;
+    let metrics = telemetry.metrics_address();
+    let metrics = metrics.map(|at| format!(",\"metrics\":\"{at}\"")).unwrap_or_default();
+    let mut stdout = std::io::stdout().lock();
+    // A closed stdout only means that nobody asked.
+    let _ = writeln!(stdout, "{{\"listening\":\"{address}\"{metrics}}}");
+    let _ = stdout.flush();
+    drop(stdout);
+    tracing::info!(service, %address, version = crate::VERSION, "listening");
+    run(listener, token, tls, shutdown).await
 }

@@ -13,6 +13,7 @@ use crate::identity::Identified;
 use crate::limits;
 use crate::listen::Listener;
 use crate::secure::Tls;
+use crate::telemetry::context;
 use crate::token::Token;
 use crate::v1::identity_server::IdentityServer;
 
@@ -66,6 +67,7 @@ pub async fn serve(
     let (interval, timeout) = tls.keepalive();
     let server = server
         .layer(Watched::new(tls.streams_per_peer()))
+        .trace_fn(context::span)
         .max_concurrent_streams(limits::STREAMS_PER_CONNECTION)
         .initial_stream_window_size(limits::STREAM_WINDOW)
         .initial_connection_window_size(limits::CONNECTION_WINDOW)

@@ -11,6 +11,7 @@ use tonic::service::Interceptor;
 use tonic::{Request, Status};
 
 use crate::error::Fault;
+use crate::telemetry::context;
 use crate::v1::ErrorCode;
 
 /// A shared secret between services. Never printed.
@@ -100,7 +101,7 @@ impl Interceptor for RequireToken {
     }
 }
 
-/// Client side: adds the token to each call.
+/// Client side: adds the token to each call, and the trace that it belongs to.
 #[derive(Clone)]
 pub struct AttachToken(Option<MetadataValue<Ascii>>);
 
@@ -121,6 +122,7 @@ impl Interceptor for AttachToken {
         if let Some(value) = &self.0 {
             request.metadata_mut().insert("authorization", value.clone());
         }
+        context::inject(request.metadata_mut());
         Ok(request)
     }
 }

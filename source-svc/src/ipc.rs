@@ -17,6 +17,7 @@ use bytes::BufMut;
 use flatbuffers::FlatBufferBuilder;
 use prost::encoding::{WireType, encode_key, encode_varint, key_len};
 use prost::{Message, length_delimiter_len};
+use proto::metrics::Held;
 use tonic::Status;
 use tonic::codec::{BufferSettings, Codec, EncodeBuf, Encoder};
 use tonic_prost::ProstCodec;
@@ -34,8 +35,8 @@ const PADDING: [u8; ALIGNMENT] = [0; ALIGNMENT];
 
 /// What a DoPut sends.
 pub enum Outgoing {
-    /// A batch's message.
-    Batch(BatchMessage),
+    /// A batch's message, which waits until it is encoded.
+    Batch(BatchMessage, Held),
     /// Any other.
     Other(FlightData),
 }
@@ -160,7 +161,7 @@ impl Encoder for PutEncoder {
 
     fn encode(&mut self, item: Outgoing, to: &mut EncodeBuf<'_>) -> Result<(), Status> {
         match item {
-            Outgoing::Batch(batch) => {
+            Outgoing::Batch(batch, _queued) => {
                 to.reserve(batch.encoded_len());
                 batch.write(to);
             }

@@ -20,6 +20,7 @@ use arrow_flight::{FlightData, FlightDescriptor, SchemaAsIpc};
 use bytes::Bytes;
 use prost::Message;
 use proto::dial::Connection;
+use proto::metrics::{self, Flow};
 use proto::v1::{EndOfStream, ErrorCode};
 use proto::{Fault, Tls, Token, limits};
 use tokio::sync::mpsc;
@@ -149,14 +150,16 @@ pub struct Outbox {
     limit: usize,
     rows: u64,
     batches: u64,
+    flow: Flow,
 }
 
-/// Begins a DoPut; `stage` is the writer's StageRequest.
+/// Begins a DoPut; `stage` is the writer's StageRequest. `flow` counts what is sent.
 pub async fn start(
     writer: Writer,
     stage: Bytes,
     schema: SchemaRef,
     max_row_bytes: u64,
+    flow: Flow,
 ) -> Result<Upload<impl Future<Output = Result<Bytes, Fault>>>, SourceError> {
     let limit = limits::data_message_bytes(max_row_bytes);
     let (messages, received) = mpsc::channel(OUTBOX_MESSAGES);
@@ -167,7 +170,7 @@ pub async fn start(
         .send(Outgoing::Other(first))
         .await
         .map_err(|_| SourceError::Internal("the upload ended before it began".to_owned()))?;
-    let outbox = Outbox { messages, limit, rows: 0, batches: 0 };
+    let outbox = Outbox { messages, limit, rows: 0, batches: 0, flow };
     let address = writer.address.address.clone();
     let staged = async move {
         put(writer, received, limit).await.map_err(|fault| match fault.code {
@@ -213,7 +216,9 @@ impl Outbox {
         if bytes >= self.limit {
             return Err(SendError::TooLarge { bytes, limit: self.limit });
         }
-        self.messages.send(Outgoing::Batch(message)).await.map_err(|_| SendError::WriterGone)?;
+        let message = Outgoing::Batch(message, metrics::queued());
+        self.messages.send(message).await.map_err(|_| SendError::WriterGone)?;
+        self.flow.add(batch.num_rows() as u64, bytes as u64);
         self.rows += batch.num_rows() as u64;
         self.batches += 1;
         Ok(())

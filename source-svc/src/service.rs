@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::{Request, Response, Status};
+use tracing::Instrument;
 
 use crate::config::Config;
 use crate::error::SourceError;
@@ -114,7 +115,10 @@ impl Source for SourceService {
         let caller = Caller::new(&load);
         let (progress, events) = mpsc::channel(PROGRESS_MESSAGES);
         let batch_bytes = self.limits.batch_bytes;
-        let task = tokio::spawn(async move {
+        let stream = format!("{}.{}", request.namespace, request.name);
+        let span =
+            tracing::info_span!("read", stream, chunk = request.chunk_id, load = request.load_id);
+        let task = async move {
             let read = read_chunk(&caller, request, batch_bytes, &progress);
             let last = tokio::select! {
                 read = read => read,
@@ -122,7 +126,8 @@ impl Source for SourceService {
             };
             // Fails only if the caller has gone.
             let _ = progress.send(last.map_err(status)).await;
-        });
+        };
+        let task = tokio::spawn(task.instrument(span));
         Ok(Response::new(Events { events, _task: AbortOnDropHandle::new(task) }))
     }
 
@@ -153,7 +158,8 @@ impl Source for SourceService {
         let (limits, confirmations) = (self.limits, self.confirmations.clone());
         let writers = Writers::new(self.tls.clone());
         let shutdown = self.shutdown.clone();
-        let task = tokio::spawn(async move {
+        let span = tracing::info_span!("replicate", slot = request.slot, to = request.to);
+        let task = async move {
             let work =
                 replicate::replicate(&config, request, limits, writers, &confirmations, &sender);
             let ended = tokio::select! {
@@ -164,7 +170,8 @@ impl Source for SourceService {
                 // Fails only if the caller has gone.
                 let _ = sender.send(Err(status(error))).await;
             }
-        });
+        };
+        let task = tokio::spawn(task.instrument(span));
         Ok(Response::new(Events { events, _task: AbortOnDropHandle::new(task) }))
     }
 

@@ -16,6 +16,8 @@
 //! - [`python`]: the programs of `examples/python`, and the protocol compiled for them
 //! - [`changes`]: a writer-svc driven by its own protocol, without a source
 //! - [`names`]: host names of a test's own
+//! - [`figures`]: what a process serves at /metrics
+//! - [`collector`]: a collector of OpenTelemetry
 //! - [`gate`]: tables whose reading waits, to hold a sync at a known moment
 //! - [`moment`]: moments of a sync, observed from outside
 //! - [`truth`]: what PostgreSQL itself says a table holds
@@ -46,7 +48,9 @@ pub mod builds;
 pub mod capture;
 pub mod certificates;
 pub mod changes;
+pub mod collector;
 pub mod compare;
+pub mod figures;
 pub mod follow;
 pub mod gate;
 pub mod going;

@@ -5,7 +5,6 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result, bail};
-use serde_json::Value;
 
 use crate::run::{Project, program, signal};
 
@@ -17,8 +16,9 @@ pub const TOKEN: &str = "token-of-the-end-to-end-tests";
 pub struct Service {
     program: &'static str,
     arguments: Vec<String>,
-    address: String,
     environment: Vec<(String, String)>,
+    address: String,
+    metrics: Option<String>,
     child: Child,
     log: Arc<Mutex<String>>,
 }
@@ -26,12 +26,12 @@ pub struct Service {
 impl Service {
     /// Starts `source-svc` with further arguments.
     pub fn source(arguments: &[&str]) -> Result<Service> {
-        Service::start("source-svc", arguments)
+        Service::start("source-svc", arguments, &[])
     }
 
     /// Starts `writer-svc` with further arguments.
     pub fn writer(arguments: &[&str]) -> Result<Service> {
-        Service::start("writer-svc", arguments)
+        Service::start("writer-svc", arguments, &[])
     }
 
     /// The same at an address of the caller's choice.
@@ -41,11 +41,16 @@ impl Service {
 
     /// The same with variables in its environment.
     pub fn writer_with(arguments: &[&str], environment: &[(&str, &str)]) -> Result<Service> {
-        Service::start_at("writer-svc", "127.0.0.1:0", arguments, environment)
+        Service::start("writer-svc", arguments, environment)
     }
 
-    fn start(program: &'static str, arguments: &[&str]) -> Result<Service> {
-        Service::start_at(program, "127.0.0.1:0", arguments, &[])
+    /// Starts `program` with further arguments and variables.
+    pub fn start(
+        program: &'static str,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Result<Service> {
+        Service::start_at(program, "127.0.0.1:0", arguments, environment)
     }
 
     fn start_at(
@@ -54,12 +59,19 @@ impl Service {
         arguments: &[&str],
         environment: &[(&str, &str)],
     ) -> Result<Service> {
-        let arguments: Vec<String> = arguments.iter().map(|text| (*text).to_owned()).collect();
+        let owned = |text: &str| text.to_owned();
+        let environment: Vec<_> =
+            environment.iter().map(|(name, value)| (owned(name), owned(value))).collect();
+        let arguments: Vec<String> = arguments.iter().map(|text| owned(text)).collect();
         let log = Arc::new(Mutex::new(String::new()));
-        let pair = |&(name, value): &(&str, &str)| (name.to_owned(), value.to_owned());
-        let environment: Vec<_> = environment.iter().map(pair).collect();
-        let (child, address) = launch(program, &arguments, &environment, listen, &log)?;
-        Ok(Service { program, arguments, environment, address, child, log })
+        let (child, said) = launch(program, &arguments, &environment, listen, &log)?;
+        let Said { listening: address, metrics } = said;
+        Ok(Service { program, arguments, environment, address, metrics, child, log })
+    }
+
+    /// "127.0.0.1:port" of its figures, if `--metrics` is among its arguments.
+    pub fn metrics(&self) -> Result<&str> {
+        self.metrics.as_deref().context("it was not asked to serve figures")
     }
 
     /// "127.0.0.1:port"; the same after a restart.
@@ -100,10 +112,12 @@ impl Service {
 
     /// Starts it again on the same address after its end.
     pub fn restart(&mut self) -> Result<()> {
-        let (child, address) =
-            launch(self.program, &self.arguments, &self.environment, &self.address, &self.log)?;
+        let (program, arguments) = (self.program, &self.arguments);
+        let (child, said) =
+            launch(program, arguments, &self.environment, &self.address, &self.log)?;
         self.child = child;
-        self.address = address;
+        self.address = said.listening;
+        self.metrics = said.metrics;
         Ok(())
     }
 }
@@ -115,23 +129,30 @@ impl Drop for Service {
     }
 }
 
-/// Starts the program and reads the address from its first line.
+/// The first line of a service.
+#[derive(serde::Deserialize)]
+struct Said {
+    listening: String,
+    metrics: Option<String>,
+}
+
+/// Starts the program and reads its addresses from its first line.
 fn launch(
     name: &str,
     arguments: &[String],
     environment: &[(String, String)],
     listen: &str,
     log: &Arc<Mutex<String>>,
-) -> Result<(Child, String)> {
+) -> Result<(Child, Said)> {
     let mut command = Command::new(program(name)?);
     // Our end of its stdin closes with us, however we end.
     command.args(["--listen", listen, "--stop-with-stdin"]).args(arguments);
     command.env("TIDEWATER_TOKEN", TOKEN);
-    command.envs(environment.iter().map(|(name, value)| (name, value)));
     command.env("TIDEWATER_LOG", "info,source_svc=debug,writer_svc=debug,h2=warn,hyper=warn,tonic::transport::server::io_stream=debug");
+    command.envs(environment.iter().map(|(name, value)| (name, value)));
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().with_context(|| format!("starting {name}"))?;
-    if let Some(stderr) = child.stderr.take() {
+    let reader = child.stderr.take().map(|stderr| {
         let log = log.clone();
         std::thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
@@ -140,16 +161,18 @@ fn launch(
                     log.push('\n');
                 }
             }
-        });
-    }
+        })
+    });
     let mut first = String::new();
     BufReader::new(child.stdout.take().context("a piped stdout")?).read_line(&mut first)?;
-    let said: Value = serde_json::from_str(&first).unwrap_or_default();
-    match said["listening"].as_str() {
-        Some(address) => Ok((child, address.to_owned())),
-        None => {
+    match serde_json::from_str(&first) {
+        Ok(said) => Ok((child, said)),
+        Err(_) => {
             let _ = child.kill();
             let _ = child.wait();
+            if let Some(reader) = reader {
+                let _ = reader.join();
+            }
             let log = log.lock().map(|log| log.clone()).unwrap_or_default();
             bail!("{name} did not say where it listens: {first:?}\n{log}")
         }

@@ -24,12 +24,14 @@ use arrow_flight::flight_descriptor::DescriptorType;
 use futures::{Stream, StreamExt};
 use prost::Message;
 use proto::limits;
+use proto::metrics::{self, Held};
 use proto::v1::stage_request::Kind;
 use proto::v1::{EndOfStream, StageRequest, StagedChunk};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Code, Status};
+use tracing::Span;
 
 use crate::Options;
 use crate::error::WriterError;
@@ -61,7 +63,9 @@ where
     let (parts, queue) = mpsc::channel(QUEUE);
     let cancelled = CancellationToken::new();
     let _cancel = cancelled.clone().drop_guard();
-    let mut thread = threads.spawn_blocking(move || chunk.stage(queue, &options, &cancelled));
+    let span = chunk.span();
+    let stage = move || span.in_scope(|| chunk.stage(queue, &options, &cancelled));
+    let mut thread = threads.spawn_blocking(stage);
     // Either every message is with the thread, or the stream is to be
     // discarded, or the thread has ended early and says why.
     let fed = tokio::select! {
@@ -85,7 +89,7 @@ fn defect(name: &str, error: &tokio::task::JoinError) -> WriterError {
 
 /// What a stream's thread is given.
 enum Part {
-    Batch(FlightData),
+    Batch(FlightData, Held),
     End(EndOfStream),
 }
 
@@ -105,7 +109,7 @@ where
             None => return Err(incomplete("it ended without its last message")),
         };
         if !message.data_header.is_empty() {
-            let sent = parts.send(Part::Batch(message)).await;
+            let sent = parts.send(Part::Batch(message, metrics::queued())).await;
             sent.map_err(|_| incomplete("staging has ended"))?;
             continue;
         }
@@ -166,6 +170,14 @@ impl Chunk {
         Ok(Chunk { name, request, schema: Arc::new(schema) })
     }
 
+    /// What is traced and logged of it.
+    fn span(&self) -> Span {
+        let StageRequest { table, chunk_id, load_id, .. } = &self.request;
+        let stream = table.as_ref().map_or("", |table| table.stream.as_str());
+        let kind = kind(self.request.kind());
+        tracing::info_span!("stage", stream, chunk = chunk_id, load = load_id, kind)
+    }
+
     /// The thread: everything from the messages to the sealed stage.
     fn stage(
         self,
@@ -174,14 +186,20 @@ impl Chunk {
         cancelled: &CancellationToken,
     ) -> Result<StagedChunk, WriterError> {
         let mut rows = Way::begin(&self.request, &self.schema, options)?;
+        let _staging = metrics::staging();
+        let stream = self.request.table.as_ref().map_or("", |table| table.stream.as_str());
+        let flow = metrics::received(stream, kind(self.request.kind()));
         let mut counted = EndOfStream { complete: true, ..Default::default() };
         loop {
             match parts.blocking_recv() {
-                Some(Part::Batch(message)) => {
+                Some(Part::Batch(message, queued)) => {
+                    drop(queued);
+                    let bytes = message.data_body.len() as u64;
                     let batch = decode(message, &self.schema)
                         .map_err(WriterError::arrow(format!("decoding {}", self.name)))?;
                     counted.rows += batch.num_rows() as u64;
                     counted.batches += 1;
+                    flow.add(batch.num_rows() as u64, bytes);
                     rows.push(&batch)?;
                 }
                 Some(Part::End(end)) if end == counted => break,
@@ -199,6 +217,16 @@ impl Chunk {
 
     fn incomplete(&self, problem: String) -> WriterError {
         WriterError::IncompleteStream { stream: self.name.clone(), problem }
+    }
+}
+
+/// As a label.
+fn kind(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Data => "data",
+        Kind::Changes => "changes",
+        Kind::EqualityDeletes => "equality_deletes",
+        Kind::PositionDeletes => "position_deletes",
     }
 }
 

@@ -11,6 +11,7 @@ use arrow_flight::{
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use prost::Message;
+use proto::metrics;
 use proto::v1::writer_server::Writer;
 use proto::v1::{
     CertifyRequest, CertifyResponse, CommitRequest, CommitResponse, CompleteRequest,
@@ -20,6 +21,7 @@ use proto::v1::{
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
+use tracing::Span;
 
 use crate::Options;
 use crate::certificate::certify;
@@ -53,7 +55,8 @@ impl WriterService {
         &self,
         work: impl FnOnce() -> Result<T, WriterError> + Send + 'static,
     ) -> Result<T, Status> {
-        match self.threads.spawn_blocking(work).await {
+        let span = Span::current();
+        match self.threads.spawn_blocking(move || span.in_scope(work)).await {
             Ok(outcome) => outcome.map_err(Status::from),
             Err(error) => Err(WriterError::Internal(format!("a defect: {error}")).into()),
         }
@@ -120,11 +123,24 @@ impl Writer for WriterService {
     ) -> Result<Response<CommitResponse>, Status> {
         let request = request.into_inner();
         let options = Arc::clone(&self.options);
+        let stream = request.table.as_ref().map(|table| table.stream.clone()).unwrap_or_default();
+        let span = tracing::info_span!(
+            "commit",
+            stream,
+            load = request.load_id,
+            position = request.position,
+            rows = tracing::field::Empty
+        );
+        let commit = metrics::made().begin(&stream);
         let response = self.blocking(move || {
+            let _in = span.enter();
             let target =
                 target::of(request.destination.as_ref(), request.table.as_ref(), &options)?;
             let Committed { record, already, location } = target.commit(&request)?;
+            span.record("rows", record.rows);
+            commit.made(&record, already);
             tracing::info!(
+                stream,
                 table = location,
                 commit = record.commit_id,
                 rows = record.rows,
@@ -190,6 +206,8 @@ impl FlightService for WriterService {
         let staged =
             receive(request.into_inner(), Arc::clone(&self.options), &self.threads).await?;
         tracing::debug!(
+            load = staged.load_id,
+            chunk = staged.chunk_id,
             manifest = staged.manifest,
             rows = staged.rows,
             files = staged.files,

@@ -72,7 +72,7 @@ pub trait Target: Send + Sync {
     }
 
     /// Says what the table holds, after removing what abandoned loads have
-    /// left. Fails where a later commit would.
+    /// left. Fails where a later commit would. One that only looks changes nothing.
     fn prepare(&self, request: &PrepareRequest) -> Result<Option<CommitRecord>, WriterError>;
 
     /// Begins a chunk whose batches have the columns of `layout`, made of those

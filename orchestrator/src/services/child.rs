@@ -87,6 +87,10 @@ impl Child {
             Some(seconds) => command.env("TIDEWATER_PEER_TIMEOUT", seconds.to_string()),
             None => command.env_remove("TIDEWATER_PEER_TIMEOUT"),
         };
+        if !logs {
+            // As what it said last is read.
+            command.env("TIDEWATER_LOG_FORMAT", "json");
+        }
         let mut process = command
             .args(["--listen", listen, "--stop-with-stdin"])
             .env("TIDEWATER_TOKEN", token.reveal())
@@ -96,6 +100,9 @@ impl Child {
             .env("TIDEWATER_PLAINTEXT", tls.plaintext.to_string())
             .env_remove("TIDEWATER_TOKEN_FILE")
             .env_remove("TIDEWATER_ENCRYPTION_KEY")
+            // One address cannot be everybody's, and each has a name of its own.
+            .env_remove("TIDEWATER_METRICS")
+            .env_remove("OTEL_SERVICE_NAME")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(if logs { Stdio::inherit() } else { Stdio::piped() })

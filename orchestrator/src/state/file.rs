@@ -78,7 +78,8 @@ fn directory(path: &Path) -> &Path {
     }
 }
 
-fn read(path: &Path) -> Result<State, Fault> {
+/// Reads the file, which another run may be using; a missing one is an empty state.
+pub fn read(path: &Path) -> Result<State, Fault> {
     let invalid = |message| Fault::new(ErrorCode::InvalidConfig, message);
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,

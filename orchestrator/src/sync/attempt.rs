@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Context, Continuous, Inputs, Stop, Sync};
 use crate::cli::Flags;
+use crate::figures;
 use crate::progress::Progress;
 use crate::services::Services;
 use crate::state::keeper::StateKeeper;
@@ -34,7 +35,9 @@ impl<'a> Job<'a> {
     pub(super) fn new(flags: &'a Flags, inputs: &'a Inputs, shutdown: CancellationToken) -> Self {
         let names = inputs.streams.iter().map(SelectedStream::id).collect();
         let bars = !flags.no_progress && std::io::stderr().is_terminal();
-        Job { flags, inputs, progress: Progress::new(names, bars), shutdown }
+        let progress = Progress::new(names, bars);
+        figures::observe(&progress, inputs.source.update_method.as_ref());
+        Job { flags, inputs, progress, shutdown }
     }
 
     /// Starts the services, syncs through them, and stops them.

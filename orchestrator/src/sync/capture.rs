@@ -247,7 +247,7 @@ async fn open(
 }
 
 /// The answer must be about what was asked.
-fn checked(
+pub(crate) fn checked(
     answer: OpenCaptureResponse,
     method: &UpdateMethod,
     tables: usize,

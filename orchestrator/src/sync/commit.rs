@@ -1,8 +1,11 @@
 //! Makes a table's staged chunks its content, in one atomic step.
 
 use proto::Fault;
+use proto::metrics;
 use proto::v1::stage_request::Kind;
 use proto::v1::{CommitRequest, CommitResponse, ErrorCode};
+
+use tracing::Instrument;
 
 use super::retry::Retry;
 use super::{Context, TableRun, incremental};
@@ -35,7 +38,9 @@ pub fn request(context: &Context<'_>, table: &TableRun, load: &SavedLoad) -> Com
 /// Commits, trying again after transient failures: a commit that had been made
 /// is found by its id and not made twice.
 pub async fn commit(context: &Context<'_>, table: usize, request: CommitRequest) -> Committed {
-    Committed { table, result: attempts(context, request).await }
+    let stream = request.table.as_ref().map_or("", |table| table.stream.as_str());
+    let span = tracing::info_span!("commit", stream, position = request.position);
+    Committed { table, result: attempts(context, request).instrument(span).await }
 }
 
 async fn attempts(context: &Context<'_>, request: CommitRequest) -> Result<CommitResponse, Fault> {
@@ -44,6 +49,7 @@ async fn attempts(context: &Context<'_>, request: CommitRequest) -> Result<Commi
     let added = request.staged.iter().filter(|chunk| chunk.kind() == Kind::Data);
     let staged_rows: u64 = added.map(|chunk| chunk.rows).sum();
     let mut retry = Retry::new(context.source_config.retry_count);
+    let commit = metrics::synced().begin(&stream);
     let answer = loop {
         let assigned = context.writers.take();
         let mut client = assigned.writer().client.clone();
@@ -63,6 +69,9 @@ async fn attempts(context: &Context<'_>, request: CommitRequest) -> Result<Commi
             ErrorCode::Internal,
             format!("{what}: {staged_rows} rows were staged but {committed:?} committed"),
         ));
+    }
+    if let Some(record) = &answer.record {
+        commit.made(record, answer.already_committed);
     }
     Ok(answer)
 }

@@ -27,6 +27,7 @@ use proto::Fault;
 use proto::v1::ErrorCode;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, info_span};
 
 use super::{Inputs, Job, Stop, Sync, TableRun};
 use crate::cli::Flags;
@@ -277,7 +278,7 @@ impl Sync<'_> {
         self.is_last_round = continuous.is_ending();
         self.round_began = Instant::now();
         self.round_changes = 0;
-        self.open_capture().await?;
+        self.open_capture().instrument(info_span!("look")).await?;
         self.remember_capture();
         self.keeper.save().await?;
         Ok(true)

@@ -5,13 +5,15 @@
 //! commits run beside them. The first failure ends everything: reading is
 //! dropped (which stops it at the source), commits under way may finish.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use proto::Fault;
+use proto::metrics::{self, Held};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+use tracing::{Instrument, Span};
 
 use super::chunk::{Reading, Staged};
 use super::commit::{self, Committed};
@@ -51,19 +53,25 @@ pub async fn drain(
     let readers = context.source_config.max_threads.max(1) as usize;
     let mut reading = FuturesUnordered::new();
     let mut committing = FuturesUnordered::new();
+    // Of each table, from its first chunk to its commit.
+    let mut spans = HashMap::new();
     for (index, table) in tables.iter().enumerate() {
         if let Some(request) = ready(context, table, keeper) {
-            committing.push(commit::commit(context, index, request));
+            let span = spans.entry(index).or_insert_with(|| stream(&table.id));
+            committing.push(commit::commit(context, index, request).instrument(span.clone()));
         }
     }
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let stop = loop {
         while reading.len() < readers
-            && let Some(job) = jobs.pop_front()
+            && let Some((job, _)) = jobs.pop_front()
         {
             let table = &tables[job.table];
-            reading.push(Reading::new(context, run, load_id, table, job).run(context));
+            let parent = spans.entry(job.table).or_insert_with(|| stream(&table.id));
+            let span = tracing::info_span!(parent: &*parent, "chunk", chunk = job.chunk.id);
+            let read = Reading::new(context, run, load_id, table, job).run(context);
+            reading.push(read.instrument(span));
         }
         if reading.is_empty() && committing.is_empty() {
             return Ok(());
@@ -83,7 +91,8 @@ pub async fn drain(
                 let index = staged.table;
                 keep(staged, &tables[index], keeper);
                 if let Some(request) = ready(context, &tables[index], keeper) {
-                    committing.push(commit::commit(context, index, request));
+                    let span = spans.remove(&index).unwrap_or_else(Span::current);
+                    committing.push(commit::commit(context, index, request).instrument(span));
                 }
             }),
             Event::Committed(committed) => settle(context, committed, tables, keeper).await,
@@ -110,13 +119,17 @@ pub async fn drain(
     Err(if context.shutdown.is_cancelled() { Stop::Interrupted } else { stop })
 }
 
+fn stream(id: &str) -> Span {
+    tracing::info_span!("stream", stream = id)
+}
+
 /// What to read, in order, told to the display.
 fn jobs(
     context: &Context<'_>,
     load: Option<&OpenLoad>,
     tables: &[TableRun],
     keeper: &StateKeeper,
-) -> VecDeque<Job> {
+) -> VecDeque<(Job, Held)> {
     let plans = load.map(|load| load.tables.as_slice()).unwrap_or_default();
     let planned = plans.iter().map(|(index, plan)| {
         let kept = tables[*index].saved(keeper).cloned().unwrap_or_default();
@@ -125,7 +138,7 @@ fn jobs(
         context.progress.begin(*index, plan, &missing, rows);
         (*index, plan, missing)
     });
-    assign::order(planned).into()
+    assign::order(planned).into_iter().map(|job| (job, metrics::waiting())).collect()
 }
 
 /// The commit of a table that is fully staged and not committed.

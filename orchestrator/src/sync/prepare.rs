@@ -171,6 +171,7 @@ impl Sync<'_> {
             table: Some(table.stream.table.clone()),
             keep_load_ids: self.keep_load_ids(table),
             columns: table.stream.columns.clone(),
+            look: false,
         }
     }
 

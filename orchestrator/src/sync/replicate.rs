@@ -31,6 +31,7 @@ use proto::v1::{
     TableLost, TableShape,
 };
 use tokio::time::{Instant, MissedTickBehavior, interval};
+use tracing::{Instrument, info_span};
 use uuid::Uuid;
 
 use super::capture::Capture;
@@ -141,7 +142,8 @@ impl Sync<'_> {
                     self.context.progress.streamed(read.rows, read.bytes);
                 }
                 Some(Event::Staged(staged)) => {
-                    self.settle(capture, call, staged).await?;
+                    let span = info_span!("interval", from = staged.from, to = staged.to);
+                    self.settle(capture, call, staged).instrument(span).await?;
                     if let Some(continuous) = &self.context.continuous {
                         continuous.works();
                         // What is left is for the next start; with the last one

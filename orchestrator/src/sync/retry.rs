@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use proto::Fault;
+use proto::{Fault, metrics};
 
 /// Wait before the first further attempt; it doubles from there …
 const FIRST: Duration = Duration::from_millis(500);
@@ -30,6 +30,7 @@ impl Retry {
         fault: Fault,
         say: impl FnOnce(&str),
     ) -> Result<(), Fault> {
+        metrics::failed(fault.code);
         let Some(wait) = self.next(&fault) else { return Err(fault) };
         say(&format!(
             "warning: {what}: {}; trying again in {:.1} s ({} of {})",

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::StreamExt;
+use proto::metrics;
 use proto::v1;
 use tokio::sync::mpsc;
 use tonic::Status;
@@ -67,8 +68,9 @@ impl ChunkJob<'_> {
         let bounds = Bounds { rows: self.load.config.reader_batch_size, bytes: self.batch_bytes };
         let batcher = Batcher::new(decoder, bounds);
         let schema = self.table.stream.told(batcher.schema(), &self.load.database);
+        let flow = metrics::sent(&self.table.stream.relation.label(), "load");
         let Upload { outbox, staged } =
-            send::start(writer, stage, schema, self.load.max_row_bytes).await?;
+            send::start(writer, stage, schema, self.load.max_row_bytes, flow).await?;
         let mut staged = pin!(staged);
         let mut read = pin!(self.read(reader, batcher, outbox, progress));
         let read = tokio::select! {

@@ -33,6 +33,7 @@ use proto::v1::replicate_response::Event;
 use proto::v1::{self, ReplicateResponse};
 use tokio::sync::mpsc;
 use tonic::Status;
+use tracing::{Instrument, info_span};
 
 use crate::batch::Bounds;
 use crate::capture::publication::Names;
@@ -89,7 +90,8 @@ pub async fn replicate(
         reader.read(window, reader.to).await?;
         // While the server looks for the next one, this one is staged.
         let asked = reader.next();
-        (next, ()) = futures::try_join!(asked, reader.stage(&mut staged))?;
+        let span = info_span!("interval", to = %reader.log.position(), interval = reader.number);
+        (next, ()) = futures::try_join!(asked, reader.stage(&mut staged).instrument(span))?;
     }
     if !reader.any {
         reader.wait_for_a_change().await?;

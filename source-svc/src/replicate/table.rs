@@ -18,8 +18,10 @@ use prost::Message;
 use proto::Fault;
 use proto::columns::UNCHANGED;
 use proto::lsn::Lsn;
+use proto::metrics;
 use proto::v1::{self, StageRequest};
 use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument;
 
 use super::pgoutput::{Datum, Tuple};
 use super::row::{self, Source};
@@ -394,9 +396,10 @@ impl Followed {
             let writer = shared.writers.take(&self.writer).await?;
             let stage = Bytes::from(stage.encode_to_vec());
             let schema = self.told(batcher.schema(), &shared.database);
+            let flow = metrics::sent(&self.label, "changes");
             let Upload { outbox, staged } =
-                send::start(writer, stage, schema, shared.max_row_bytes).await?;
-            let staged = AbortOnDropHandle::new(tokio::spawn(staged));
+                send::start(writer, stage, schema, shared.max_row_bytes, flow).await?;
+            let staged = AbortOnDropHandle::new(tokio::spawn(staged.in_current_span()));
             self.changes.open = Some(Open { batcher, outbox, staged });
         }
         let open = self.changes.open.as_mut();

@@ -50,16 +50,21 @@ pub fn prepare(
         plain("load_id", load)?;
     }
     let Some(base) = table.load()? else {
+        if request.look {
+            return Ok(None);
+        }
         table.catalog.make_ready(&table.name)?;
         if !table.catalog.places_tables() {
             try_writing(table, &Paths::of(None, &table.new_location))?;
         }
         return Ok(None);
     };
-    let paths = Paths::of(Some(&base.metadata), &table.new_location);
-    try_writing(table, &paths)?;
     let position = position::of(&base.metadata);
-    remove_abandoned(table, base, &paths, &request.keep_load_ids)?;
+    if !request.look {
+        let paths = Paths::of(Some(&base.metadata), &table.new_location);
+        try_writing(table, &paths)?;
+        remove_abandoned(table, base, &paths, &request.keep_load_ids)?;
+    }
     match position {
         Position::None => Ok(None),
         Position::At(record) => Ok(Some(record)),

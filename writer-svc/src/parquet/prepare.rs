@@ -10,11 +10,18 @@ use crate::error::WriterError;
 use crate::storage::{self, TableLock, TablePaths};
 
 /// Says what the table holds, after removing what abandoned loads and crashed
-/// commits have left. Fails where a later commit would.
+/// commits have left. Fails where a later commit would. One that only looks sees
+/// what readers see.
 pub fn prepare(
     paths: &TablePaths,
     request: &PrepareRequest,
 ) -> Result<Option<CommitRecord>, WriterError> {
+    if request.look {
+        return Ok(match live(&paths.live)? {
+            Live::Absent | Live::Empty => None,
+            Live::Ours(record) => Some(record),
+        });
+    }
     for load in &request.keep_load_ids {
         storage::plain("load_id", load)?;
     }
@@ -98,6 +105,19 @@ mod tests {
         assert_eq!(prepare(&paths, &request).unwrap(), Some(record));
         assert_eq!(storage::entries(&paths.staging).unwrap(), ["kept"]);
         assert_eq!(storage::entries(&paths.database).unwrap(), [".tidewater", "t"]);
+    }
+
+    #[test]
+    fn who_only_looks_changes_nothing() {
+        let root = tempfile::tempdir().unwrap();
+        let paths = paths(root.path());
+        let look = PrepareRequest { look: true, ..Default::default() };
+        assert_eq!(prepare(&paths, &look).unwrap(), None);
+        assert_eq!(storage::entries(root.path()).unwrap(), [""; 0]);
+        stage(&paths, "load", 0, &[("", "x", 1)]);
+        let record = ours(&paths);
+        assert_eq!(prepare(&paths, &look).unwrap(), Some(record));
+        assert_eq!(storage::entries(&paths.staging).unwrap(), ["load"]);
     }
 
     #[test]

@@ -16,6 +16,9 @@ pub fn prepare(
     table: &BucketTable,
     request: &PrepareRequest,
 ) -> Result<Option<CommitRecord>, WriterError> {
+    if request.look {
+        return Ok(record::read(table)?.commit());
+    }
     for load in &request.keep_load_ids {
         plain("load_id", load)?;
     }
