@@ -120,7 +120,8 @@ impl Sync<'_> {
         if request.tables.is_empty() {
             return Ok(());
         }
-        self.pass_over(capture, &mut call).await?;
+        self.pass_over(capture, call).await?;
+        *confirmed = call.confirmed;
         let mut source = self.context.source.clone();
         let answer = self.context.cancellable(source.replicate(request)).await?;
         let mut events = answer.map_err(Fault::from)?.into_inner();
@@ -378,6 +379,9 @@ impl Sync<'_> {
         let log_end = end(&answer.end)?;
         self.context.progress.confirmed(|lag| lag.hold(log_end, held));
         call.confirmed = to;
+        if let Some(capture) = &mut self.capture {
+            capture.log.confirmed = to;
+        }
         Ok(())
     }
 

@@ -58,7 +58,7 @@ impl Pair {
         let end = self.database.psql("SELECT pg_current_wal_flush_lsn()")?;
         let reached = poll("the standby's slot has moved there", || {
             ensure!(!going.ended()?, "the sync has ended");
-            Ok(self.followed.is_confirmed(&end)?)
+            self.followed.is_confirmed(&end)
         });
         reached.or_else(|error| Err(error.context(going.stop()?)))
     }
