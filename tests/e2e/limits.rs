@@ -213,3 +213,25 @@ fn a_message_that_is_too_large_is_refused_and_nothing_of_its_stream_is_kept() ->
     }
     place.is_untouched(2)
 }
+
+#[test]
+fn one_peer_has_no_more_calls_than_allowed() -> Result<()> {
+    let place = Place::new(&["--max-peer-streams", "2"])?;
+    let request = stage_of(&parquet(&place.lake()), &table("d", "t"), "load");
+    let schema = batch()?.schema();
+    let held = [place.writer.begin(&request, &schema)?, place.writer.begin(&request, &schema)?];
+    poll("two calls are in flight", || {
+        let fault = place.writer.prepare(PrepareRequest::default()).err().context("taken")?;
+        Ok(fault.code == ErrorCode::Unavailable)
+    })?;
+    let fault = place.writer.prepare(PrepareRequest::default()).err().context("taken")?;
+    ensure!(fault.remedy.contains("--max-peer-streams") && fault.transient, "{fault}");
+    ensure!(place.service.log().contains("2 calls of this address"), "{}", place.service.log());
+    drop(held);
+    // Room again: it is refused for what it lacks.
+    poll("the calls have ended", || {
+        let fault = place.writer.prepare(PrepareRequest::default()).err().context("taken")?;
+        Ok(fault.code == ErrorCode::InvalidConfig)
+    })?;
+    poll("what was begun is gone", || Ok(place.has_no_rows().is_ok()))
+}

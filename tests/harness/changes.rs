@@ -18,6 +18,7 @@ use proto::{Fault, Tls, Token};
 use tokio::runtime::Runtime;
 use tokio_stream::StreamExt;
 use tokio_util::task::AbortOnDropHandle;
+use tonic::Code;
 
 use crate::services::{Service, TOKEN};
 
@@ -55,9 +56,18 @@ impl Writer {
     pub fn begin(&self, request: &StageRequest, schema: &Schema) -> Result<AbortOnDropHandle<()>> {
         let mut messages = batches_to_flight_data(schema, Vec::new())?;
         messages[0].flight_descriptor = Some(FlightDescriptor::new_cmd(request.encode_to_vec()));
-        let messages = tokio_stream::iter(messages).chain(tokio_stream::pending());
         let mut client = FlightServiceClient::new(self.connection.clone());
-        let call = async move { drop(client.do_put(messages).await) };
+        let call = async move {
+            loop {
+                let messages = tokio_stream::iter(messages.clone());
+                let ended = client.do_put(messages.chain(tokio_stream::pending())).await;
+                // Another call was in flight just then.
+                let again = ended.is_err_and(|status| status.code() == Code::Unavailable);
+                if !again {
+                    return;
+                }
+            }
+        };
         Ok(AbortOnDropHandle::new(self.runtime.spawn(call)))
     }
 
