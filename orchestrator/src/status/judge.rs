@@ -82,10 +82,21 @@ fn at_source(stream: &SelectedStream, relation: Option<&Relation>, status: &mut 
         })
         .map(|column| column.name.as_str())
         .collect();
-    if !changed.is_empty() {
+    // What streams.json does not name itself follows the table.
+    let (followed, named): (Vec<&str>, Vec<&str>) = changed.into_iter().partition(|name| {
+        load.follows_columns && load.selected.is_empty() && load.split_column != *name
+    });
+    if !named.is_empty() {
         status.problems.push(Problem::new(
-            format!("columns are gone or of another type since discover: {}", changed.join(", ")),
+            format!("columns are gone or of another type since discover: {}", named.join(", ")),
             "run discover, then sync",
+        ));
+    }
+    if !followed.is_empty() {
+        status.notes.push(format!(
+            "columns are gone or of another type since discover: {}; the next sync loads the table \
+             anew",
+            followed.join(", ")
         ));
     }
 }
@@ -245,6 +256,11 @@ mod tests {
         assert!(look(Some(&relation)).problems.is_empty());
         relation.columns[1].r#type = "string".into();
         assert!(only(&look(Some(&relation))).ends_with(": v"));
+        let mut stream = stream.clone();
+        stream.load.follows_columns = true;
+        let mut status = StreamStatus::new(&stream);
+        at_source(&stream, Some(&relation), &mut status);
+        assert!(status.problems.is_empty() && status.notes[0].contains(": v;"), "{status:?}");
     }
 
     #[test]
