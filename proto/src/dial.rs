@@ -64,18 +64,22 @@ pub async fn dial(
         }
     })?;
     let identified = identify(channel.clone(), address, service, token, secure);
-    tokio::time::timeout(tls.connect_timeout(), identified).await.unwrap_or_else(|_| {
-        let message = format!("what listens at {address} does not answer as a {service}");
-        Err(Fault::new(ErrorCode::Unreachable, message).remedy(format!(
-            "if it is a {service}, it hangs or is overloaded: restart it; else {NO_SERVICE}"
-        )))
-    })?;
+    let identified = tokio::time::timeout(tls.connect_timeout(), identified).await;
+    identified.unwrap_or_else(|_| Err(silent(service, address)))?;
     Ok(InterceptedService::new(channel, AttachToken::new(token)))
 }
 
 /// What to do about a listener that does not speak as a service does.
 const NO_SERVICE: &str = "correct the address or stop the other program; if the service demands \
                           TLS, give --tls-ca";
+
+/// The refusal of a listener that takes connections and says nothing.
+fn silent(service: &str, address: &str) -> Fault {
+    let message = format!("what listens at {address} does not answer as a {service}");
+    Fault::new(ErrorCode::Unreachable, message).remedy(format!(
+        "if it is a {service}, it hangs or is overloaded: restart it; else {NO_SERVICE}"
+    ))
+}
 
 /// The refusal of a listener that speaks something else; `said` begins with a colon.
 fn stranger(
@@ -135,6 +139,11 @@ fn is_tls(error: &(dyn std::error::Error + 'static)) -> bool {
     error.is::<rustls::Error>() || inner.is_some_and(|inner| inner.is::<rustls::Error>())
 }
 
+/// Whether a connection was given up because nothing came over it any more.
+fn is_silence(error: &(dyn std::error::Error + 'static)) -> bool {
+    error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_timeout)
+}
+
 /// The error and what lies behind it.
 fn chain<'a>(
     error: &'a (dyn std::error::Error + 'static),
@@ -161,6 +170,8 @@ async fn identify(
     let request = IdentifyRequest { nonce: nonce.to_vec() };
     let answer = match IdentityClient::new(channel).identify(request).await {
         Ok(answer) => answer.into_inner(),
+        // The connection's own keepalive may be the first to notice.
+        Err(status) if chain(&status).any(is_silence) => return Err(silent(service, address)),
         // Since TLS 1.3 a client learns only after its handshake that it should
         // have shown a certificate, or only that the connection has ended.
         Err(status) if secure && has_no_answer(&status) => {
