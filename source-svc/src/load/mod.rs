@@ -10,6 +10,7 @@
 //! A load that has ended says so to every chunk that is still being read: its
 //! `gone` token is cancelled, once, with a reason.
 
+mod compare;
 mod content;
 mod copy;
 mod cursor;
