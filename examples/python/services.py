@@ -77,5 +77,6 @@ def explain(error: grpc.RpcError) -> str:
         if name == "grpc-status-details-bin":
             detail = common_pb2.ErrorDetail.FromString(value)
             code = common_pb2.ErrorCode.Name(detail.code)
-            return f"{error.details()} ({code})\n  -> {detail.remedy}"
+            remedy = f"\n  -> {detail.remedy}" if detail.remedy else ""
+            return f"{error.details()} ({code}){remedy}"
     return error.details()
