@@ -20,7 +20,6 @@ import os
 import select
 import struct
 import sys
-import time
 import uuid
 
 import pyarrow
@@ -211,24 +210,20 @@ def stdin_ended():
     return bool(select.select([sys.stdin], [], [], 0)[0])
 
 
-# Seconds that a replaced directory keeps its files; a little less than they are.
-GRACE = 0.4
-
-
 def watch(engine, directory, column):
     while True:
         last = stdin_ended()
-        started = time.monotonic()
+        listed = os.stat(directory).st_ino
         try:
             print(json.dumps(observe(engine, directory, column)), flush=True)
         except Exception as error:  # what a reader would have met
             text = str(error)
             # A listing without files is no such case, it would pass for an
-            # empty table; unless the machine was so busy that it took longer
-            # than readers are given.
+            # empty table; unless the directory was exchanged in the middle:
+            # pyarrow leaves out a name that it cannot stat any more.
             gone = isinstance(error, FileNotFoundError) or "No such file" in text
             if "listed without a file" in text or "No files found" in text:
-                gone = time.monotonic() - started > GRACE
+                gone = os.stat(directory).st_ino != listed
             print(json.dumps({"missing": True} if gone else {"error": text}), flush=True)
         if last:
             return
