@@ -43,6 +43,7 @@
 //! test process is killed.
 
 pub mod account;
+mod answers;
 pub mod bucket;
 pub mod builds;
 pub mod capture;

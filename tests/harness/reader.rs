@@ -7,8 +7,9 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use crate::answers::Script;
 use crate::compare::{Cell, Rows};
 use crate::parts;
 
@@ -75,8 +76,12 @@ impl ReadTable {
 pub const METADATA: [&str; 5] =
     ["_olake_id", "_olake_timestamp", "_op_type", "_cdc_timestamp", "_cdc_lsn"];
 
-fn script() -> PathBuf {
-    crate::parts::package().join("readers/reader.py")
+static READER: Script = Script::new(script);
+
+fn script() -> Result<Command> {
+    let mut command = Command::new(parts::python()?);
+    command.arg("-B").arg(parts::package().join("readers/reader.py"));
+    Ok(command)
 }
 
 /// Reads one table.
@@ -85,19 +90,10 @@ pub fn read(engine: Engine, directory: &Path) -> Result<ReadTable> {
     tables.pop().context("the reader printed no table")
 }
 
-/// Reads many tables with one start of the engine.
+/// Reads many tables with one request.
 pub fn read_all(engine: Engine, directories: &[PathBuf]) -> Result<Vec<ReadTable>> {
-    let output = Command::new(parts::python()?)
-        .arg(script())
-        .arg(engine.name())
-        .args(directories)
-        .env("PYTHONDONTWRITEBYTECODE", "1")
-        .output()
-        .context("starting the reader")?;
-    if !output.status.success() {
-        bail!("{} could not read: {}", engine.name(), String::from_utf8_lossy(&output.stderr));
-    }
-    let text = String::from_utf8(output.stdout).context("the reader printed no UTF-8")?;
+    let request = json!({ "engine": engine.name(), "directories": directories });
+    let text = READER.ask(&request).with_context(|| format!("{} could not read", engine.name()))?;
     tables_in(&text, directories.len())
 }
 
@@ -157,8 +153,7 @@ impl Watcher {
     /// Starts reading `column` of the table in `directory`, and returns when
     /// the first attempt is over.
     pub fn start(engine: Engine, directory: &Path, column: &str) -> Result<(Watcher, Observation)> {
-        let mut child = Command::new(parts::python()?)
-            .arg(script())
+        let mut child = script()?
             .args(["watch", engine.name()])
             .arg(directory)
             .arg(column)

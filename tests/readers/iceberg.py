@@ -40,8 +40,6 @@ nothing but the time it takes to start.
 """
 
 import json
-import sys
-import traceback
 
 import iceberg_engines
 import reader
@@ -401,21 +399,12 @@ COMMANDS = {
 }
 
 
-def serve(requests):
-    for line in requests:
-        request = json.loads(line)
-        # A file that was made anew under its old name is read anew.
-        clear_manifest_cache()
-        try:
-            with load_catalog(request["name"], **request["catalog"]) as catalog:
-                COMMANDS[request["command"]](catalog, request)
-        except Exception:
-            print("failed", json.dumps(traceback.format_exc()), flush=True)
-        else:
-            print("end", flush=True)
+def answer(request):
+    # A file that was made anew under its old name is read anew.
+    clear_manifest_cache()
+    with load_catalog(request["name"], **request["catalog"]) as catalog:
+        COMMANDS[request["command"]](catalog, request)
 
 
 if __name__ == "__main__":
-    sys.stdout.reconfigure(encoding="utf-8")
-    sys.stdin.reconfigure(encoding="utf-8")
-    serve(sys.stdin)
+    reader.serve(answer)

@@ -6,6 +6,7 @@ the table's schema can say, is put back from the schema (a time zone, string or
 bytes); what the engine itself loses is not.
 """
 
+import functools
 import json
 import os
 import re
@@ -37,7 +38,10 @@ def sql_text(text):
     return "'" + text.replace("'", "''") + "'"
 
 
-def duckdb_connection(properties):
+@functools.cache
+def duckdb_database():
+    """One for all reads: DuckDB hashes its extensions whenever it loads them,
+    which takes longer than to read a table. It remembers nothing of files."""
     import duckdb
 
     # Extensions are loaded from where pip put them, and no others.
@@ -46,8 +50,14 @@ def duckdb_connection(properties):
     for name in ("avro", "httpfs", "iceberg"):
         file = f"duckdb_extension_{name}/extensions/v{duckdb.__version__}/{name}.duckdb_extension"
         connection.execute(f"LOAD {sql_text(os.path.join(packages, file))}")
-    connection.execute("SET TimeZone = 'UTC'")
-    connection.execute("SET arrow_large_buffer_size = true")
+    connection.execute("SET GLOBAL TimeZone = 'UTC'")
+    connection.execute("SET GLOBAL arrow_large_buffer_size = true")
+    connection.execute("SET GLOBAL enable_external_file_cache = false")
+    return connection
+
+
+def duckdb_connection(properties):
+    connection = duckdb_database().cursor()
     endpoint = properties.get("s3.endpoint")
     if endpoint:
         scheme, _, address = endpoint.partition("://")
@@ -59,7 +69,7 @@ def duckdb_connection(properties):
             "URL_STYLE": "path",
         }
         listed = ", ".join(f"{name} {sql_text(value)}" for name, value in settings.items())
-        connection.execute(f"CREATE SECRET (TYPE s3, USE_SSL {scheme == 'https'}, {listed})")
+        connection.execute(f"CREATE OR REPLACE SECRET store (TYPE s3, USE_SSL {scheme == 'https'}, {listed})")
     return connection
 
 

@@ -1,9 +1,11 @@
 """Reads Parquet tables with an engine that is not ours and prints every value.
 
-    reader.py ENGINE DIRECTORY...     each table once
+    reader.py < requests > answers            each table once
     reader.py watch ENGINE DIRECTORY COLUMN   again and again until stdin ends
 
-ENGINE is `duckdb` or `pyarrow`. For each directory one JSON line with its
+A request is one line, a JSON object: `engine`, which is `duckdb` or `pyarrow`,
+and `directories`. An answer is lines, then `end`, or `failed` and the reason as
+a JSON string. For each directory one JSON line with its
 schema, one JSON line per row (a list of cells), and an empty line. A cell is
 null, a string or a list of cells. The strings are PostgreSQL's own text output
 under DateStyle=ISO, TimeZone=UTC, bytea_output=hex; floats are their bits in
@@ -20,6 +22,7 @@ import os
 import select
 import struct
 import sys
+import traceback
 import uuid
 
 import pyarrow
@@ -241,10 +244,29 @@ def observe(engine, directory, column):
     return {"values": {entry["values"].as_py(): entry["counts"].as_py() for entry in counts}}
 
 
-if __name__ == "__main__":
+# --- answering ----------------------------------------------------------------
+
+
+def print_tables(request):
+    for directory in request["directories"]:
+        print_table(request["engine"], directory)
+
+
+def serve(answer):
+    """Has each request on stdin answered, until it ends."""
+    sys.stdin.reconfigure(encoding="utf-8")
     sys.stdout.reconfigure(encoding="utf-8")
-    if sys.argv[1] == "watch":
+    for line in sys.stdin:
+        try:
+            answer(json.loads(line))
+        except Exception:
+            print("failed", json.dumps(traceback.format_exc()), flush=True)
+        else:
+            print("end", flush=True)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["watch"]:
         watch(*sys.argv[2:])
     else:
-        for directory in sys.argv[2:]:
-            print_table(sys.argv[1], directory)
+        serve(print_tables)
