@@ -210,6 +210,11 @@ pub struct Commit {
 }
 
 impl Commit {
+    /// It is left to another call.
+    pub fn left(mut self) {
+        self.outcome = "left";
+    }
+
     /// It is made; `already`: by an earlier attempt, of which this one has learnt.
     pub fn made(mut self, record: &CommitRecord, already: bool) {
         if already {

@@ -16,6 +16,7 @@ mod seeds;
 mod soft;
 mod standby;
 mod strict;
+mod together;
 mod values;
 
 use tests::follow::{Followed, Into};

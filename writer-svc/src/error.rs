@@ -263,6 +263,17 @@ impl WriterError {
         WriterError::InvalidTable { problem: problem.into(), remedy: remedy.into() }
     }
 
+    /// Whether trying again may succeed.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            WriterError::Catalog { transient, .. } => *transient,
+            WriterError::Store { refusal, .. } => refusal.is_transient(),
+            // The other run's content is as good: nothing to try again.
+            WriterError::Fenced { .. } | WriterError::RolledBack { .. } => false,
+            other => Fault::new(other.code_and_remedy().0, "").transient,
+        }
+    }
+
     fn code_and_remedy(&self) -> (ErrorCode, String) {
         use WriterError as E;
         match self {
@@ -389,13 +400,7 @@ impl From<WriterError> for Fault {
     /// The message is the error and all of its causes.
     fn from(error: WriterError) -> Self {
         let (code, remedy) = error.code_and_remedy();
-        let transient = match &error {
-            WriterError::Catalog { transient, .. } => Some(*transient),
-            WriterError::Store { refusal, .. } => Some(refusal.is_transient()),
-            // The other run's content is as good: nothing to try again.
-            WriterError::Fenced { .. } | WriterError::RolledBack { .. } => Some(false),
-            _ => None,
-        };
+        let transient = error.is_transient();
         let mut message = error.to_string();
         let mut cause = error.source();
         while let Some(inner) = cause {
@@ -407,7 +412,7 @@ impl From<WriterError> for Fault {
             cause = inner.source();
         }
         let fault = Fault::new(code, message).remedy(remedy);
-        Fault { transient: transient.unwrap_or(fault.transient), ..fault }
+        Fault { transient, ..fault }
     }
 }
 

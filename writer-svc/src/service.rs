@@ -1,4 +1,4 @@
-//! The calls: Writer's six, and Flight's DoPut. Every one that touches files
+//! The calls: Writer's seven, and Flight's DoPut. Every one that touches files
 //! does so off the async threads.
 
 use std::sync::Arc;
@@ -14,9 +14,9 @@ use prost::Message;
 use proto::metrics;
 use proto::v1::writer_server::Writer;
 use proto::v1::{
-    CertifyRequest, CertifyResponse, CommitRequest, CommitResponse, CompleteRequest,
-    CompleteResponse, DropRequest, DropResponse, PrepareRequest, PrepareResponse, Table,
-    WriterCheckRequest, WriterCheckResponse,
+    CertifyRequest, CertifyResponse, CommitRequest, CommitResponse, CommitTogetherRequest,
+    CommitTogetherResponse, CompleteRequest, CompleteResponse, DropRequest, DropResponse,
+    PrepareRequest, PrepareResponse, Table, WriterCheckRequest, WriterCheckResponse,
 };
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
@@ -70,6 +70,21 @@ fn check_table(target: &dyn Target, table: &Table, columns: &[String]) -> Result
         naming::destination_columns(&table.stream, names.iter().copied())?;
     }
     target.check_partitioning(&names)
+}
+
+fn answer(stream: &str, committed: Committed) -> CommitResponse {
+    let Committed { record, already, location } = committed;
+    tracing::info!(
+        stream,
+        table = location,
+        commit = record.commit_id,
+        rows = record.rows,
+        files = record.files,
+        bytes = record.bytes,
+        already,
+        "committed"
+    );
+    CommitResponse { record: Some(record), already_committed: already, location }
 }
 
 #[tonic::async_trait]
@@ -136,20 +151,39 @@ impl Writer for WriterService {
             let _in = span.enter();
             let target =
                 target::of(request.destination.as_ref(), request.table.as_ref(), &options)?;
-            let Committed { record, already, location } = target.commit(&request)?;
-            span.record("rows", record.rows);
-            commit.made(&record, already);
-            tracing::info!(
-                stream,
-                table = location,
-                commit = record.commit_id,
-                rows = record.rows,
-                files = record.files,
-                bytes = record.bytes,
-                already,
-                "committed"
-            );
-            Ok(CommitResponse { record: Some(record), already_committed: already, location })
+            let committed = target.commit(&request)?;
+            span.record("rows", committed.record.rows);
+            commit.made(&committed.record, committed.already);
+            Ok(answer(&stream, committed))
+        });
+        Ok(Response::new(response.await?))
+    }
+
+    async fn commit_together(
+        &self,
+        request: Request<CommitTogetherRequest>,
+    ) -> Result<Response<CommitTogetherResponse>, Status> {
+        let commits = request.into_inner().commits;
+        let options = Arc::clone(&self.options);
+        let stream = |commit: &CommitRequest| {
+            commit.table.as_ref().map(|table| table.stream.clone()).unwrap_or_default()
+        };
+        let streams: Vec<_> = commits.iter().map(stream).collect();
+        let position = commits.first().map(|commit| commit.position.clone()).unwrap_or_default();
+        let span = tracing::info_span!("commit_together", tables = streams.len(), position);
+        let timed: Vec<_> = streams.iter().map(|stream| metrics::made().begin(stream)).collect();
+        let response = self.blocking(move || {
+            let _in = span.enter();
+            let Some(made) = target::commit_together(commits, &options)? else {
+                timed.into_iter().for_each(metrics::Commit::left);
+                return Ok(CommitTogetherResponse::default());
+            };
+            let mut answers = Vec::with_capacity(made.len());
+            for ((committed, stream), timed) in made.into_iter().zip(&streams).zip(timed) {
+                timed.made(&committed.record, committed.already);
+                answers.push(answer(stream, committed));
+            }
+            Ok(CommitTogetherResponse { commits: answers })
         });
         Ok(Response::new(response.await?))
     }

@@ -132,6 +132,29 @@ pub fn of(
     })
 }
 
+/// Makes the commits of several tables of one destination at once; `None`: they
+/// have to be made one by one.
+pub fn commit_together(
+    commits: Vec<CommitRequest>,
+    options: &Options,
+) -> Result<Option<Vec<Committed>>, WriterError> {
+    let Some(destination) = commits.first().map(|commit| commit.destination.clone()) else {
+        return Err(WriterError::InvalidRequest("the request has no commits".into()));
+    };
+    if commits.iter().any(|commit| commit.destination != destination) {
+        return Err(WriterError::InvalidRequest("the commits are of several destinations".into()));
+    }
+    let Destined::Iceberg(iceberg) = kind(destination.as_ref())? else { return Ok(None) };
+    let mut tables = Vec::with_capacity(commits.len());
+    for commit in commits {
+        let table = commit.table.as_ref();
+        let table =
+            table.ok_or_else(|| WriterError::InvalidRequest("a commit has no table".into()))?;
+        tables.push((IcebergTable::new(iceberg, table, options)?, commit));
+    }
+    iceberg::commit::together::commit(&tables)
+}
+
 /// Whether the destination can be written, tried for real; leaves nothing behind.
 pub fn check(destination: Option<&Destination>, options: &Options) -> Result<(), WriterError> {
     match kind(destination)? {

@@ -1,15 +1,22 @@
-//! Makes a table's staged chunks its content, in one atomic step.
+//! Makes a table's staged chunks its content, in one atomic step; those of several
+//! tables together, where their catalog can.
 
+use futures::{StreamExt, stream};
 use proto::Fault;
 use proto::metrics;
+use proto::v1::destination::Kind as Destination;
+use proto::v1::iceberg::Catalog;
 use proto::v1::stage_request::Kind;
-use proto::v1::{CommitRequest, CommitResponse, ErrorCode};
+use proto::v1::{CommitRequest, CommitResponse, CommitTogetherRequest, ErrorCode};
 
 use tracing::Instrument;
 
 use super::retry::Retry;
 use super::{Context, TableRun, incremental};
 use crate::state::SavedLoad;
+
+/// Tables that are committed at once, each by itself.
+const AT_ONCE: usize = 8;
 
 /// A commit's end; `Err` names the table.
 pub struct Committed {
@@ -43,11 +50,78 @@ pub async fn commit(context: &Context<'_>, table: usize, request: CommitRequest)
     Committed { table, result: attempts(context, request).instrument(span).await }
 }
 
+/// Commits of several tables, by their indices in the run: all in one step where the
+/// catalog can, else each by itself, with its own end.
+pub async fn commits(
+    context: &Context<'_>,
+    requests: Vec<(usize, CommitRequest)>,
+) -> Result<Vec<Committed>, Fault> {
+    if requests.len() > 1 && may_commit_together(context) {
+        let position = requests[0].1.position.clone();
+        let span = tracing::info_span!("commit together", tables = requests.len(), position);
+        if let Some(made) = together(context, &requests).instrument(span).await? {
+            return Ok(made);
+        }
+    }
+    let one_by_one = requests.into_iter().map(|(table, request)| commit(context, table, request));
+    Ok(stream::iter(one_by_one).buffer_unordered(AT_ONCE).collect().await)
+}
+
+/// Whether the writer is worth asking.
+fn may_commit_together(context: &Context<'_>) -> bool {
+    match &context.destination.kind {
+        Some(Destination::Iceberg(iceberg)) => matches!(iceberg.catalog, Some(Catalog::Rest(_))),
+        _ => false,
+    }
+}
+
+/// `None`: each has to be committed by itself.
+async fn together(
+    context: &Context<'_>,
+    requests: &[(usize, CommitRequest)],
+) -> Result<Option<Vec<Committed>>, Fault> {
+    let what = format!("committing {} tables", requests.len());
+    let asked = requests.iter().map(|(_, request)| request.clone()).collect();
+    let asked = CommitTogetherRequest { commits: asked };
+    let streams = requests.iter().map(|(_, request)| stream_of(request));
+    let timed: Vec<_> = streams.map(|stream| metrics::synced().begin(stream)).collect();
+    let mut retry = Retry::new(context.source_config.retry_count);
+    let answers = loop {
+        let assigned = context.writers.take();
+        let mut client = assigned.writer().client.clone();
+        match client.commit_together(asked.clone()).await {
+            Ok(answer) => break answer.into_inner().commits,
+            Err(status) => {
+                assigned.failed();
+                let say = |line: &str| context.progress.note(line);
+                let tried = retry.again(&what, Fault::from(status), say).await;
+                tried.map_err(|fault| fault.context(&what))?;
+            }
+        }
+    };
+    if answers.is_empty() {
+        timed.into_iter().for_each(metrics::Commit::left);
+        return Ok(None);
+    }
+    if answers.len() != requests.len() {
+        let told = format!("{what}: writer-svc tells of {}", answers.len());
+        return Err(Fault::new(ErrorCode::Internal, told));
+    }
+    let made = requests.iter().zip(answers).zip(timed);
+    let made = made.map(|(((table, request), answer), timed)| {
+        let result = checked(request, answer, timed);
+        Committed { table: *table, result }
+    });
+    Ok(Some(made.collect()))
+}
+
+fn stream_of(request: &CommitRequest) -> &str {
+    request.table.as_ref().map_or("", |table| table.stream.as_str())
+}
+
 async fn attempts(context: &Context<'_>, request: CommitRequest) -> Result<CommitResponse, Fault> {
-    let stream = request.table.as_ref().map(|table| table.stream.clone()).unwrap_or_default();
+    let stream = stream_of(&request).to_owned();
     let what = format!("committing {stream}");
-    let added = request.staged.iter().filter(|chunk| chunk.kind() == Kind::Data);
-    let staged_rows: u64 = added.map(|chunk| chunk.rows).sum();
     let mut retry = Retry::new(context.source_config.retry_count);
     let commit = metrics::synced().begin(&stream);
     let answer = loop {
@@ -63,12 +137,24 @@ async fn attempts(context: &Context<'_>, request: CommitRequest) -> Result<Commi
             }
         }
     };
+    checked(&request, answer, commit)
+}
+
+/// The answer, if what was staged is what is committed.
+fn checked(
+    request: &CommitRequest,
+    answer: CommitResponse,
+    commit: metrics::Commit,
+) -> Result<CommitResponse, Fault> {
+    let added = request.staged.iter().filter(|chunk| chunk.kind() == Kind::Data);
+    let staged_rows: u64 = added.map(|chunk| chunk.rows).sum();
     let committed = answer.record.as_ref().map(|record| record.rows);
     if committed != Some(staged_rows) {
-        return Err(Fault::new(
-            ErrorCode::Internal,
-            format!("{what}: {staged_rows} rows were staged but {committed:?} committed"),
-        ));
+        let what = format!(
+            "committing {}: {staged_rows} rows were staged but {committed:?} committed",
+            stream_of(request)
+        );
+        return Err(Fault::new(ErrorCode::Internal, what));
     }
     if let Some(record) = &answer.record {
         commit.made(record, answer.already_committed);

@@ -7,8 +7,8 @@
 //!         commit its tables ─► certify ─► Confirm                the same for what is left
 //! ```
 //!
-//! An interval's tables are committed one by one, each with the interval's end
-//! as its position; only then does the state certify that end, and what is kept
+//! An interval's tables are committed, at once where the catalog can, else one by
+//! one, each with the interval's end as its position; only then does the state certify that end, and what is kept
 //! beside the tables ([`super::certificate`]), and only after that does the slot
 //! move. So what is confirmed is in the tables, and what is
 //! in a table is skipped when the interval comes again.
@@ -43,8 +43,8 @@ use super::{Stop, Sync, log, settings};
 use crate::state::Run;
 use crate::writers::Assigned;
 
-/// Tables of an interval that are committed at once.
-const COMMITS_AT_ONCE: usize = 8;
+/// Tables of an interval that are completed at once.
+const COMPLETED_AT_ONCE: usize = 8;
 /// Between two refreshes of what only time changes.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -274,24 +274,20 @@ impl Sync<'_> {
             changed.push((staged, index));
         }
         self.complete(capture, &mut changed).await?;
-        let mut commits = Vec::new();
+        let (mut requests, mut by_table) = (Vec::new(), HashMap::new());
         for (staged, index) in changed {
-            let request = changes::commit(&self.context, &self.tables[index], &staged, &position);
-            commits.push((staged, index, request));
+            let table = &self.tables[index];
+            requests.push((index, changes::commit(&self.context, table, &staged, &position)));
+            by_table.insert(index, staged);
         }
-        let context = &self.context;
-        let made = stream::iter(commits)
-            .map(|(staged, index, request)| async move {
-                (staged, commit::commit(context, index, request).await)
-            })
-            .buffer_unordered(COMMITS_AT_ONCE)
-            .collect::<Vec<_>>();
+        let made = commit::commits(&self.context, requests);
+        let made = self.context.cancellable(made).await??;
         let mut failed = None;
-        for (staged, committed) in context.cancellable(made).await? {
+        for committed in made {
             let table = &mut self.tables[committed.table];
             match committed.result {
                 Ok(answer) => {
-                    table.changed(&staged, answer, &position);
+                    table.changed(&by_table[&committed.table], answer, &position);
                     let (namespace, name) = (&table.stream.namespace, &table.stream.name);
                     let reached = table.position.as_ref().unwrap_or(&position);
                     self.keeper.change().reach(namespace, name, reached);
@@ -330,7 +326,7 @@ impl Sync<'_> {
         let context = &self.context;
         let answers = stream::iter(requests)
             .map(|(at, request)| async move { (at, changes::complete(context, request).await) })
-            .buffer_unordered(COMMITS_AT_ONCE)
+            .buffer_unordered(COMPLETED_AT_ONCE)
             .collect::<Vec<_>>();
         let mut missing = HashMap::new();
         for (at, answer) in context.cancellable(answers).await? {

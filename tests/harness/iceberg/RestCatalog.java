@@ -4,11 +4,18 @@ import java.io.IOException;
 import java.net.InetSocketAddress;
 import java.net.URLDecoder;
 import java.nio.charset.StandardCharsets;
+import java.util.ArrayList;
 import java.util.HashMap;
+import java.util.List;
 import java.util.Map;
+import java.util.concurrent.ConcurrentHashMap;
+import java.util.concurrent.CopyOnWriteArrayList;
 import java.util.concurrent.Executors;
 import org.apache.hadoop.conf.Configuration;
+import org.apache.iceberg.BaseTable;
 import org.apache.iceberg.CatalogUtil;
+import org.apache.iceberg.TableMetadata;
+import org.apache.iceberg.TableOperations;
 import org.apache.iceberg.catalog.Catalog;
 import org.apache.iceberg.catalog.Namespace;
 import org.apache.iceberg.catalog.SupportsNamespaces;
@@ -22,7 +29,9 @@ import org.apache.iceberg.exceptions.NoSuchTableException;
 import org.apache.iceberg.exceptions.UnprocessableEntityException;
 import org.apache.iceberg.exceptions.ValidationException;
 import org.apache.iceberg.rest.CatalogHandlers;
+import org.apache.iceberg.rest.Endpoint;
 import org.apache.iceberg.rest.RESTSerializers;
+import org.apache.iceberg.rest.requests.CommitTransactionRequest;
 import org.apache.iceberg.rest.requests.CreateNamespaceRequest;
 import org.apache.iceberg.rest.requests.CreateTableRequest;
 import org.apache.iceberg.rest.requests.RegisterTableRequest;
@@ -39,13 +48,33 @@ import org.apache.iceberg.shaded.com.fasterxml.jackson.databind.PropertyNamingSt
 
 /**
  * A REST catalog on 127.0.0.1 whose answers are those of Iceberg's own handlers, over another
- * catalog of Iceberg's. It asks nobody who they are, and knows no commits of several tables.
+ * catalog of Iceberg's. It asks nobody who they are. Below /single it is one without commits of
+ * several tables. GET /-/told/{namespace} tells how many tables each commit was of.
  */
 public final class RestCatalog {
   private static final ObjectMapper JSON = new ObjectMapper();
+  private static final List<Endpoint> SINGLE =
+      List.of(
+          Endpoint.V1_LIST_NAMESPACES,
+          Endpoint.V1_LOAD_NAMESPACE,
+          Endpoint.V1_NAMESPACE_EXISTS,
+          Endpoint.V1_CREATE_NAMESPACE,
+          Endpoint.V1_UPDATE_NAMESPACE,
+          Endpoint.V1_DELETE_NAMESPACE,
+          Endpoint.V1_LIST_TABLES,
+          Endpoint.V1_LOAD_TABLE,
+          Endpoint.V1_TABLE_EXISTS,
+          Endpoint.V1_CREATE_TABLE,
+          Endpoint.V1_UPDATE_TABLE,
+          Endpoint.V1_DELETE_TABLE,
+          Endpoint.V1_RENAME_TABLE,
+          Endpoint.V1_REGISTER_TABLE,
+          Endpoint.V1_REPORT_METRICS);
+  private static final List<Endpoint> ALL = new ArrayList<>(SINGLE);
 
   private final Catalog catalog;
   private final SupportsNamespaces namespaces;
+  private final Map<Namespace, List<Integer>> told = new ConcurrentHashMap<>();
 
   private RestCatalog(Catalog catalog) {
     this.catalog = catalog;
@@ -58,6 +87,7 @@ public final class RestCatalog {
     JSON.configure(DeserializationFeature.FAIL_ON_UNKNOWN_PROPERTIES, false);
     JSON.setPropertyNamingStrategy(new PropertyNamingStrategies.KebabCaseStrategy());
     RESTSerializers.registerAll(JSON);
+    ALL.add(Endpoint.V1_COMMIT_TRANSACTION);
     Map<String, String> properties = new HashMap<>();
     for (int at = 2; at < arguments.length; at++) {
       String[] parts = arguments[at].split("=", 2);
@@ -101,10 +131,20 @@ public final class RestCatalog {
   /** The answer; null: there is nothing to say. */
   private Object answer(String method, String path, Map<String, String> query, byte[] body)
       throws IOException {
+    boolean single = path.startsWith("/single/");
+    path = single ? path.substring("/single".length()) : path;
     String[] parts = path.substring(1).split("/");
     String kind = parts.length < 2 ? "" : parts[1];
+    if (path.startsWith("/-/told/")) {
+      return told.getOrDefault(namespace(parts[2]), List.of());
+    }
     if (kind.equals("config")) {
-      return ConfigResponse.builder().build();
+      List<Endpoint> endpoints = single ? SINGLE : ALL;
+      return ConfigResponse.builder().withEndpoints(endpoints).build();
+    }
+    if (path.equals("/v1/transactions/commit") && !single) {
+      commitTogether(JSON.readValue(body, CommitTransactionRequest.class));
+      return null;
     }
     if (path.equals("/v1/tables/rename")) {
       CatalogHandlers.renameTable(catalog, JSON.readValue(body, RenameTableRequest.class));
@@ -128,6 +168,32 @@ public final class RestCatalog {
         // Metrics of a scan, which nobody reads.
         return null;
     }
+  }
+
+  /** All or none: nobody else changes tables of the catalog below. */
+  private synchronized void commitTogether(CommitTransactionRequest request) {
+    List<Runnable> commits = new ArrayList<>();
+    for (UpdateTableRequest change : request.tableChanges()) {
+      TableOperations table = ((BaseTable) catalog.loadTable(change.identifier())).operations();
+      TableMetadata base = table.current();
+      change.requirements().forEach(requirement -> requirement.validate(base));
+      TableMetadata.Builder next = TableMetadata.buildFrom(base);
+      change.updates().forEach(update -> update.applyTo(next));
+      TableMetadata built = next.build();
+      commits.add(() -> table.commit(base, built));
+    }
+    commits.forEach(Runnable::run);
+    tell(request.tableChanges().get(0).identifier().namespace(), commits.size());
+  }
+
+  private void tell(Namespace namespace, int tables) {
+    told.computeIfAbsent(namespace, any -> new CopyOnWriteArrayList<>()).add(tables);
+  }
+
+  private synchronized Object commit(TableIdentifier table, UpdateTableRequest request) {
+    Object answer = CatalogHandlers.updateTable(catalog, table, request);
+    tell(table.namespace(), 1);
+    return answer;
   }
 
   private Object namespaces(String method, Map<String, String> query, byte[] body)
@@ -181,8 +247,7 @@ public final class RestCatalog {
       case "GET":
         return CatalogHandlers.loadTable(catalog, table);
       case "POST":
-        return CatalogHandlers.updateTable(
-            catalog, table, JSON.readValue(body, UpdateTableRequest.class));
+        return commit(table, JSON.readValue(body, UpdateTableRequest.class));
       case "HEAD":
         CatalogHandlers.tableExists(catalog, table);
         return null;

@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::process::Command;
 use std::sync::{Arc, Mutex, Weak};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use tempfile::TempDir;
 
 use super::pair::Store;
@@ -13,7 +13,7 @@ use super::seaweed::{self, Seaweed};
 use crate::parts;
 use crate::postgres::{Database, PASSWORD, USER};
 use crate::run::poll;
-use crate::supervised::{Plan, Supervised, free_ports};
+use crate::supervised::{Plan, Supervised, free_ports, http};
 
 /// A running REST catalog. Tables for which no place is named lie in one warehouse.
 #[derive(Debug)]
@@ -107,6 +107,13 @@ impl JavaRest {
             _database: database,
             _store: store,
         })
+    }
+
+    /// Of how many tables each commit so far was, of those in this namespace.
+    pub fn commits(&self, namespace: &str) -> Result<Vec<u32>> {
+        let answer = http(&self.address, &format!("GET /-/told/{namespace}"), "")?;
+        let (_, body) = answer.split_once("\r\n\r\n").context("an answer")?;
+        Ok(serde_json::from_str(body)?)
     }
 
     /// "127.0.0.1:port".

@@ -313,6 +313,15 @@ impl Warehouse {
         self.client().call("forbid", json!({"location": self.location()})).map(drop)
     }
 
+    /// Of how many tables each commit so far was, of those in this namespace of
+    /// Java's REST catalog.
+    pub fn commits(&self, namespace: &str) -> Result<Vec<u32>> {
+        match &self.catalog {
+            Server::JavaRest(rest) => rest.commits(namespace),
+            other => bail!("{other:?} does not tell its commits"),
+        }
+    }
+
     /// A call of a Glue catalog's own, by boto3's name of it.
     pub fn glue(&self, action: &str, arguments: Value) -> Result<Value> {
         self.client().ask("glue", json!({"action": action, "arguments": arguments}))

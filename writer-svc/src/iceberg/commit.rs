@@ -19,6 +19,8 @@
 //! A foreign commit in between is taken as the new base. Two of ours from one
 //! base exclude each other: the second is refused. The caller may say which
 //! base that is, so that it holds from one call to the next.
+//!
+//! Where the catalog can, the swaps of several tables are one ([`together`]).
 
 mod added;
 mod append;
@@ -27,6 +29,7 @@ pub mod remains;
 mod replace;
 mod row_delta;
 pub mod spent;
+pub mod together;
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -60,22 +63,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(3);
 
 /// Changes the table's content by the staged chunks, as the mode says.
 pub fn commit(table: &IcebergTable, request: &CommitRequest) -> Result<Committed, WriterError> {
-    if request.mode() == Mode::Unspecified {
-        return Err(WriterError::InvalidRequest("a commit needs a known mode".into()));
-    }
-    plain("commit_id", &request.commit_id)?;
-    check_chunks(request)?;
-    let began = request.expected_commit_id.clone();
-    let began = began.map(|expected| Some(expected).filter(|id| !id.is_empty()));
-    let mut commit = Commit {
-        table,
-        request,
-        began,
-        staged: None,
-        added: None,
-        written: Vec::new(),
-        unclear: None,
-    };
+    let mut commit = Commit::new(table, request)?;
     commit.run().map_err(|error| commit.end(error))
 }
 
@@ -98,43 +86,91 @@ struct Commit<'a> {
 /// A swap without an answer. It is refused once main is no longer where it was
 /// in its base.
 struct Unclear {
-    cause: WriterError,
+    cause: String,
     base: Option<i64>,
 }
 
-impl Commit<'_> {
+/// How far an attempt has come by itself.
+enum Step {
+    /// The table has the commit already.
+    Found(Committed),
+    /// The swap is all that is missing.
+    Swap(Box<Ready>),
+}
+
+struct Ready {
+    base: Option<Loaded>,
+    made: Made,
+    then: Then,
+}
+
+/// What a commit is, once its swap is made.
+struct Then {
+    record: CommitRecord,
+    /// Of the metadata.
+    location: String,
+    paths: Paths,
+    /// Metadata files to be removed.
+    forgotten: Vec<String>,
+    /// Main's snapshot in its base.
+    base: Option<i64>,
+}
+
+impl<'a> Commit<'a> {
+    /// Refuses what no correct client asks for.
+    fn new(table: &'a IcebergTable, request: &'a CommitRequest) -> Result<Self, WriterError> {
+        if request.mode() == Mode::Unspecified {
+            return Err(WriterError::InvalidRequest("a commit needs a known mode".into()));
+        }
+        plain("commit_id", &request.commit_id)?;
+        check_chunks(request)?;
+        let began = request.expected_commit_id.clone();
+        let began = began.map(|expected| Some(expected).filter(|id| !id.is_empty()));
+        Ok(Commit {
+            table,
+            request,
+            began,
+            staged: None,
+            added: None,
+            written: Vec::new(),
+            unclear: None,
+        })
+    }
+
     fn run(&mut self) -> Result<Committed, WriterError> {
         for attempt in 0..ATTEMPTS {
             if attempt > 0 {
                 std::thread::sleep(wait(attempt));
             }
-            let base = self.table.load()?;
-            if let Some(base) = &base
-                && let Some(record) = position::find(&base.metadata, &self.request.commit_id)
-            {
-                let paths = Paths::of(Some(&base.metadata), &self.table.new_location);
-                self.clean_up(&paths, &[]);
-                return Ok(committed(base.metadata.location(), record, attempt == 0));
-            }
-            let current = base.as_ref().and_then(|base| base.metadata.current_snapshot_id());
-            self.unclear = self.unclear.take().filter(|unclear| unclear.base == current);
-            self.check_position(base.as_ref())?;
-            let made = self.derive(base.as_ref())?;
+            let Ready { base, made, then } = match self.attempt(attempt)? {
+                Step::Found(committed) => return Ok(committed),
+                Step::Swap(ready) => *ready,
+            };
             match self.table.catalog.swap(&self.table.name, base.as_ref(), &made.next)? {
-                Swap::Swapped => return self.swapped(made),
-                Swap::Conflict if self.unclear.is_none() => self.forget_unless_made()?,
-                Swap::Conflict => self.written.clear(),
-                Swap::Unknown(cause) => {
-                    self.written.clear();
-                    tracing::warn!(
-                        table = %self.table.name, commit = self.request.commit_id,
-                        "whether a swap was made is not known: {cause}"
-                    );
-                    self.unclear = Some(Unclear { cause, base: current });
-                }
+                Swap::Swapped => return Ok(self.swapped(then)),
+                Swap::Conflict => self.refused()?,
+                Swap::Unknown(cause) => self.unanswered(&then, &cause),
             }
         }
         Err(WriterError::Contended { table: self.table.name.to_string(), attempts: ATTEMPTS })
+    }
+
+    /// Everything but the swap, from the table as it is now.
+    fn attempt(&mut self, attempt: u32) -> Result<Step, WriterError> {
+        let base = self.table.load()?;
+        if let Some(base) = &base
+            && let Some(record) = position::find(&base.metadata, &self.request.commit_id)
+        {
+            let paths = Paths::of(Some(&base.metadata), &self.table.new_location);
+            self.clean_up(&paths, &[]);
+            return Ok(Step::Found(committed(base.metadata.location(), record, attempt == 0)));
+        }
+        let current = base.as_ref().and_then(|base| base.metadata.current_snapshot_id());
+        self.unclear = self.unclear.take().filter(|unclear| unclear.base == current);
+        self.check_position(base.as_ref())?;
+        let made = self.derive(base.as_ref())?;
+        let then = self.then(&made, current)?;
+        Ok(Step::Swap(Box::new(Ready { base, made, then })))
     }
 
     /// The end of a commit that is not made, or not known to be.
@@ -142,13 +178,20 @@ impl Commit<'_> {
         if let Some(unclear) = &self.unclear {
             return WriterError::CommitUnclear {
                 table: self.table.name.to_string(),
-                cause: unclear.cause.to_string(),
+                cause: unclear.cause.clone(),
                 source: Box::new(error),
             };
         }
-        self.added.iter().for_each(|added| added.discard(self.table));
-        self.discard_written();
+        self.give_up();
         error
+    }
+
+    /// Removes what was written for it, if that is certain not to be needed.
+    fn give_up(&mut self) {
+        if self.unclear.is_none() {
+            self.added.iter().for_each(|added| added.discard(self.table));
+            self.discard_written();
+        }
     }
 
     fn discard_written(&mut self) {
@@ -238,8 +281,12 @@ impl Commit<'_> {
     }
 
     /// After a Conflict: removes what the attempt wrote, unless the table says
-    /// that the commit has been made all the same.
-    fn forget_unless_made(&mut self) -> Result<(), WriterError> {
+    /// that the commit has been made all the same, or another attempt may be.
+    fn refused(&mut self) -> Result<(), WriterError> {
+        if self.unclear.is_some() {
+            self.written.clear();
+            return Ok(());
+        }
         let now = self.table.load()?;
         let made =
             now.is_some_and(|now| position::find(&now.metadata, &self.request.commit_id).is_some());
@@ -251,18 +298,38 @@ impl Commit<'_> {
         Ok(())
     }
 
-    fn swapped(&mut self, made: Made) -> Result<Committed, WriterError> {
-        // From here on these are the table's.
+    /// What the attempt wrote may be the table's, or become it.
+    fn unanswered(&mut self, then: &Then, cause: &WriterError) {
         self.written.clear();
-        self.added = None;
+        tracing::warn!(
+            table = %self.table.name, commit = self.request.commit_id,
+            "whether a swap was made is not known: {cause}"
+        );
+        self.unclear = Some(Unclear { cause: cause.to_string(), base: then.base });
+    }
+
+    /// What there will be to say and to do, of what is swapped in.
+    fn then(&self, made: &Made, base: Option<i64>) -> Result<Then, WriterError> {
         let metadata = &made.next.metadata;
         let record = position::record(&made.snapshot)
             .ok_or_else(|| WriterError::Internal("a commit has no record".into()))?;
-        let paths = Paths::of(Some(metadata), &self.table.new_location);
         let delete = Properties::of(Some(metadata)).deletes_metadata
             && !self.table.catalog.owns_metadata_files();
-        self.clean_up(&paths, if delete { &made.forgotten } else { &[] });
-        Ok(committed(metadata.location(), record, false))
+        Ok(Then {
+            record,
+            location: metadata.location().to_owned(),
+            paths: Paths::of(Some(metadata), &self.table.new_location),
+            forgotten: if delete { made.forgotten.clone() } else { Vec::new() },
+            base,
+        })
+    }
+
+    fn swapped(&mut self, then: Then) -> Committed {
+        // From here on these are the table's.
+        self.written.clear();
+        self.added = None;
+        self.clean_up(&then.paths, &then.forgotten);
+        committed(&then.location, then.record, false)
     }
 
     /// Removes what the commit has made useless. It stands either way.

@@ -258,6 +258,13 @@ impl WriterService for Fake {
         world.answer(CommitResponse { record, already_committed: false, location })
     }
 
+    async fn commit_together(
+        &self,
+        _: Request<CommitTogetherRequest>,
+    ) -> Result<Response<CommitTogetherResponse>, Status> {
+        Err(Status::unimplemented("there is no catalog"))
+    }
+
     async fn drop(&self, _: Request<DropRequest>) -> Result<Response<DropResponse>, Status> {
         Err(Status::unimplemented("not part of a sync"))
     }

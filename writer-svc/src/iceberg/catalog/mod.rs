@@ -29,8 +29,8 @@ use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 
-use iceberg::TableUpdate;
 use iceberg::spec::TableMetadata;
+use iceberg::{TableRequirement, TableUpdate};
 use proto::v1::Iceberg;
 use proto::v1::iceberg::Catalog as Configured;
 
@@ -73,6 +73,29 @@ pub struct Next {
     /// Tags that must not be there. They say what makes a base unfit to a
     /// catalog that would put two changes of it together.
     pub absent: Vec<String>,
+}
+
+/// A swap of one table among several, in the form that catalogs are sent it:
+/// without the metadata themselves.
+#[derive(Debug)]
+pub struct TableChange {
+    /// Whose.
+    pub table: TableName,
+    /// What must be true of the table.
+    pub requirements: Vec<TableRequirement>,
+    /// What changes.
+    pub updates: Vec<TableUpdate>,
+}
+
+impl TableChange {
+    /// `next` as a change of `base`.
+    pub fn of(table: &TableName, base: &Loaded, next: &Next) -> Self {
+        TableChange {
+            table: table.clone(),
+            requirements: rest::requirements(&base.metadata, next),
+            updates: rest::updates(&base.metadata, next),
+        }
+    }
 }
 
 /// What became of a swap.
@@ -165,6 +188,18 @@ pub trait Catalog: Send + Sync + fmt::Debug {
         base: Option<&Loaded>,
         next: &Next,
     ) -> Result<Swap, WriterError>;
+
+    /// Whether the catalog says that it can swap several tables in one step, and
+    /// has not refused to lately.
+    fn swaps_together(&self) -> Result<bool, WriterError> {
+        Ok(false)
+    }
+
+    /// Swaps all of the tables, of this catalog, or none. `None`: it does not,
+    /// though each by itself may be swapped.
+    fn swap_all(&self, _changes: &[&TableChange]) -> Result<Option<Swap>, WriterError> {
+        Ok(None)
+    }
 
     /// Forgets the table, provided that `base` still is; whether it did.
     /// Deletes no file.

@@ -4,12 +4,17 @@
 //! load:    GET  …/namespaces/{n}/tables/{t}
 //! create:  POST …/namespaces/{n}/tables
 //! swap:    POST …/namespaces/{n}/tables/{t}   requirements, updates
+//!          POST …/transactions/commit         the same of several tables
 //! ```
 //!
 //! The catalog writes the metadata files; a swap sends what changes, with what
 //! must be true of the table for it. A catalog may put commits together whose
 //! requirements both hold: so everything that a commit is derived from is
 //! required, main's snapshot first of all.
+//!
+//! Commits of several tables belong to what a catalog that lists no endpoints is
+//! to be taken to have. It is asked then, and one that refuses is not asked again
+//! for some minutes.
 //!
 //! - [`client`]: requests, and what is certain of them
 //! - [`oauth`]: the tokens that they are sent with
@@ -43,7 +48,7 @@ use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 
 use self::storage::LentStorage;
-use super::{Catalog, Loaded, Next, Opened, Swap, TableName};
+use super::{Catalog, Loaded, Next, Opened, Swap, TableChange, TableName};
 use crate::error::WriterError;
 use crate::iceberg::storage::{self as stores, Storage};
 use crate::iceberg::{Paths, snapshot};
@@ -101,11 +106,38 @@ struct Create<'a> {
     properties: HashMap<&'a str, &'a str>,
 }
 
-/// A change of a table.
+/// A change of a table; among several, with its name.
 #[derive(Debug, Serialize)]
-struct Commit {
-    requirements: Vec<TableRequirement>,
-    updates: Vec<TableUpdate>,
+struct Commit<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    identifier: Option<Named<'a>>,
+    requirements: &'a [TableRequirement],
+    updates: &'a [TableUpdate],
+}
+
+#[derive(Debug, Serialize)]
+struct Named<'a> {
+    namespace: [&'a str; 1],
+    name: &'a str,
+}
+
+impl<'a> Commit<'a> {
+    fn of(change: &'a TableChange) -> Self {
+        Commit { identifier: None, requirements: &change.requirements, updates: &change.updates }
+    }
+
+    fn named(change: &'a TableChange) -> Self {
+        let TableName { namespace, name } = &change.table;
+        let identifier = Some(Named { namespace: [namespace], name });
+        Commit { identifier, ..Commit::of(change) }
+    }
+}
+
+/// Changes of several tables.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Commits<'a> {
+    table_changes: Vec<Commit<'a>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -116,6 +148,7 @@ struct CreateNamespace<'a> {
 
 /// What a catalog must be able to do, in its own words.
 const COMMITS: &str = "POST /v1/{prefix}/namespaces/{namespace}/tables/{table}";
+const COMMITS_TOGETHER: &str = "POST /v1/{prefix}/transactions/commit";
 const CREATES_NAMESPACES: &str = "POST /v1/{prefix}/namespaces";
 
 /// The catalog for a table, and the storage that the table is in. Connects to
@@ -218,8 +251,9 @@ impl RestCatalog {
         }
     }
 
-    fn commit(&self, table: &TableName, commit: &Commit) -> Result<Swap, WriterError> {
-        let ask = Ask::of(&Self::table_path(table)).body(commit)?;
+    fn commit(&self, change: &TableChange) -> Result<Swap, WriterError> {
+        let table = &change.table;
+        let ask = Ask::of(&Self::table_path(table)).body(&Commit::of(change))?;
         let failed = self.failed(format!("committing to {table}"));
         match self.client.write(Method::POST, &ask) {
             Ok(_) => Ok(Swap::Swapped),
@@ -288,7 +322,7 @@ pub(crate) fn requirements(base: &TableMetadata, next: &Next) -> Vec<TableRequir
 
 /// The changes, with a schema or a spec that the base has already named by its
 /// id: a server that is told to add it adds none, and then knows no last one.
-fn updates(base: &TableMetadata, next: &Next) -> Vec<TableUpdate> {
+pub(crate) fn updates(base: &TableMetadata, next: &Next) -> Vec<TableUpdate> {
     use TableUpdate as U;
     let schema = Some(next.metadata.current_schema_id());
     let schema = schema.filter(|id| base.schema_by_id(*id).is_some());
@@ -418,9 +452,7 @@ impl Catalog for RestCatalog {
                 "run the sync again",
             ));
         };
-        let requirements = requirements(&base.metadata, next);
-        let updates = updates(&base.metadata, next);
-        let outcome = self.commit(table, &Commit { requirements, updates });
+        let outcome = self.commit(&TableChange::of(table, base, next));
         // Some refuse what does not fit what was changed in between, before they
         // come to the requirements.
         match outcome {
@@ -431,6 +463,31 @@ impl Catalog for RestCatalog {
                 _ => Err(error),
             },
             outcome => outcome,
+        }
+    }
+
+    fn swaps_together(&self) -> Result<bool, WriterError> {
+        self.client.offers(COMMITS_TOGETHER).map_err(self.failed("reading the configuration"))
+    }
+
+    fn swap_all(&self, changes: &[&TableChange]) -> Result<Option<Swap>, WriterError> {
+        let body =
+            Commits { table_changes: changes.iter().map(|change| Commit::named(change)).collect() };
+        let ask = Ask::of(&["transactions", "commit"]).body(&body)?;
+        let failed = self.failed(format!("committing to {} tables", changes.len()));
+        match self.client.write(Method::POST, &ask) {
+            Ok(_) => Ok(Some(Swap::Swapped)),
+            Err(Failure::Refused(Refusal { status: 409, .. })) => Ok(Some(Swap::Conflict)),
+            Err(failure) if !failure.is_undone() => Ok(Some(Swap::Unknown(failed(failure)))),
+            Err(failure) if failure.is_transient() => Err(failed(failure)),
+            Err(failure) => {
+                // One of the tables may be missing, which says nothing of the rest.
+                if !failure.refusal().is_some_and(Refusal::is_missing) {
+                    self.client.remember_refusal(COMMITS_TOGETHER);
+                }
+                tracing::warn!("{}", failed(failure));
+                Ok(None)
+            }
         }
     }
 

@@ -13,7 +13,7 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -69,6 +69,8 @@ pub struct Routes {
     base: String,
     /// What it can do; `None`: it does not say.
     endpoints: Option<HashSet<String>>,
+    /// What it does not do, as was found out.
+    refused: Mutex<HashSet<&'static str>>,
 }
 
 /// The answer to `GET /v1/config`.
@@ -194,6 +196,20 @@ impl Client {
         Ok(listed.is_none_or(|listed| listed.contains(endpoint)))
     }
 
+    /// As [`Client::can`], and it has not been seen to refuse it since it was last
+    /// asked for its configuration.
+    pub fn offers(&self, endpoint: &'static str) -> Result<bool, Failure> {
+        let routes = self.handle.block_on(self.settled())?;
+        Ok(!routes.refused().contains(endpoint) && self.can(endpoint)?)
+    }
+
+    /// It has refused this.
+    pub fn remember_refusal(&self, endpoint: &'static str) {
+        if let Some((_, routes)) = self.handle.block_on(self.routes.lock()).as_ref() {
+            routes.refused().insert(endpoint);
+        }
+    }
+
     async fn ask_once(&self, ask: &Ask) -> Result<Bytes, Failure> {
         let url = self.routes().await?.url(ask)?;
         self.once(&Method::GET, &url, ask, ANSWER).await
@@ -228,7 +244,8 @@ impl Client {
         let base = config.overrides.uri.unwrap_or_else(|| self.base.clone());
         let base = format!("{}/v1/{prefix}", base.trim_end_matches('/'));
         let base = base.trim_end_matches('/').to_owned();
-        let routes = Arc::new(Routes { base, endpoints: config.endpoints });
+        let routes =
+            Arc::new(Routes { base, endpoints: config.endpoints, refused: Mutex::default() });
         *known = Some((Instant::now(), Arc::clone(&routes)));
         Ok(routes)
     }
@@ -358,6 +375,10 @@ impl Ask {
 }
 
 impl Routes {
+    fn refused(&self) -> MutexGuard<'_, HashSet<&'static str>> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn url(&self, ask: &Ask) -> Result<Url, Failure> {
         let mut url = parse(&format!("{}/{}", self.base, ask.path))?;
         if !ask.query.is_empty() {

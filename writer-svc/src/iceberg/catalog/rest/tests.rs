@@ -290,3 +290,51 @@ fn a_catalog_that_drops_tables_with_their_files_only_is_told_to() {
     let path = "DELETE /v1/a%2Fb/namespaces/d/tables/t?purgeRequested";
     assert_eq!(heads(&asked)[2..], [format!("{path}=false"), format!("{path}=true")]);
 }
+
+#[test]
+fn several_tables_are_swapped_in_one_request() {
+    let change = || {
+        let base = table("file:///w");
+        let loaded = Loaded { metadata: base.clone(), location: "x".into() };
+        let next = Next { metadata: base, changes: Vec::new(), absent: Vec::new() };
+        TableChange::of(&name(), &loaded, &next)
+    };
+    // What became of them, and whether the catalog is believed to be able to.
+    let swapped = move |answers: Vec<(u16, Value)>| {
+        let answers = std::iter::once(config()).chain(answers).collect();
+        serve(answers).does("file:///w", move |catalog| {
+            assert!(catalog.swaps_together().unwrap(), "it does not say that it cannot");
+            let made = match catalog.swap_all(&[&change(), &change()]) {
+                Ok(Some(Swap::Swapped)) => "made",
+                Ok(Some(Swap::Conflict)) => "conflict",
+                Ok(Some(Swap::Unknown(_))) => "unknown",
+                Ok(None) => "apart",
+                Err(error) if error.is_transient() => "later",
+                Err(_) => "refused",
+            };
+            (made, catalog.swaps_together().unwrap())
+        })
+    };
+    let (made, asked) = swapped(vec![(204, Value::Null)]);
+    assert_eq!(made, ("made", true));
+    assert_eq!(asked[1].0, "POST /v1/a%2Fb/transactions/commit");
+    let changes = asked[1].1["table-changes"].as_array().unwrap();
+    assert_eq!(changes.len(), 2);
+    assert_eq!(changes[0]["identifier"], json!({"namespace": ["d"], "name": "t"}));
+    assert!(changes[0]["requirements"].as_array().is_some_and(|all| all.len() > 1));
+    let is = |status, kind| swapped(vec![error(status, kind)]).0;
+    assert_eq!(is(409, "CommitFailedException"), ("conflict", true));
+    for status in [500, 502, 504] {
+        assert_eq!(is(status, "CommitStateUnknownException"), ("unknown", true), "{status}");
+    }
+    assert_eq!(is(429, "SlowDownException"), ("later", true));
+    // One of the tables is not there; then the endpoint.
+    assert_eq!(is(404, "NoSuchTableException"), ("apart", true));
+    assert_eq!(swapped(vec![(404, Value::Null)]).0, ("apart", false));
+    for status in [400, 403, 405, 406, 501] {
+        assert_eq!(is(status, "UnsupportedOperationException"), ("apart", false), "{status}");
+    }
+    let only = (200, json!({"overrides": {}, "endpoints": [COMMITS]}));
+    let told = serve(vec![only]).does("file:///w", |catalog| catalog.swaps_together().unwrap());
+    assert!(!told.0, "it says what it can");
+}
