@@ -104,23 +104,35 @@ pub fn is_inside(path: &Path) -> bool {
 }
 
 /// Creates `path` and its missing parents so that they outlive a power loss.
+/// Where a directory vanishes meanwhile, the error is one of kind `NotFound`.
 pub fn create_dir_durably(path: &Path) -> Result<(), WriterError> {
-    match fs::create_dir(path) {
+    match create_dir(path) {
         Ok(()) => {}
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => return Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             let parent = path.parent().ok_or_else(|| {
                 WriterError::Internal(format!("{} has no parent", path.display()))
             })?;
             create_dir_durably(parent)?;
-            match fs::create_dir(path) {
-                Err(e) if e.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
+            match create_dir(path) {
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
                 other => other.map_err(WriterError::io("creating the directory", path))?,
             }
         }
         Err(e) => return Err(WriterError::io("creating the directory", path)(e)),
     }
     path.parent().map_or(Ok(()), sync_dir)
+}
+
+/// `AlreadyExists` is a directory that is there still.
+fn create_dir(path: &Path) -> io::Result<()> {
+    match fs::create_dir(path) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => match fs::metadata(path)? {
+            there if there.is_dir() => Err(e),
+            _ => Err(io::ErrorKind::NotADirectory.into()),
+        },
+        other => other,
+    }
 }
 
 /// Makes the entries of a directory durable.
