@@ -26,9 +26,13 @@ pub struct OpenLoad {
 }
 
 /// Opens a load for every table that has to be read.
-pub async fn open(context: &Context<'_>, tables: &[TableRun]) -> Result<OpenLoad, Stop> {
+pub async fn open(
+    context: &Context<'_>,
+    capture: Option<&Capture>,
+    tables: &[TableRun],
+) -> Result<OpenLoad, Stop> {
     let wanted: Vec<_> = (0..tables.len()).filter(|&at| is_left(&tables[at])).collect();
-    request(context, tables, &wanted, String::new()).await
+    request(context, capture, tables, &wanted, String::new()).await
 }
 
 /// Asks for the load of an interrupted run. `None`: it is gone, or does not
@@ -36,6 +40,7 @@ pub async fn open(context: &Context<'_>, tables: &[TableRun]) -> Result<OpenLoad
 pub async fn resume(
     context: &Context<'_>,
     live: &LiveLoad,
+    capture: Option<&Capture>,
     tables: &[TableRun],
     keeper: &StateKeeper,
 ) -> Result<Option<OpenLoad>, Stop> {
@@ -45,7 +50,7 @@ pub async fn resume(
         close(context, &live.id).await;
         return Ok(None);
     };
-    let mut load = match request(context, tables, &opened, live.id.clone()).await {
+    let mut load = match request(context, capture, tables, &opened, live.id.clone()).await {
         Ok(load) => load,
         Err(Stop::LoadGone(_)) => return Ok(None),
         Err(stop) => return Err(stop),
@@ -73,11 +78,14 @@ fn covers(opened: &[usize], live: &LiveLoad, tables: &[TableRun], keeper: &State
 
 /// Whether a table has to be read, in full or in part.
 pub fn is_left(table: &TableRun) -> bool {
-    table.outcome.is_none() && matches!(table.action, Action::ReadAll | Action::ReadMissing)
+    table.outcome.is_none()
+        && table.trouble.is_none()
+        && matches!(table.action, Action::ReadAll | Action::ReadMissing)
 }
 
 async fn request(
     context: &Context<'_>,
+    capture: Option<&Capture>,
     tables: &[TableRun],
     wanted: &[usize],
     resume_load_id: String,
@@ -89,6 +97,7 @@ async fn request(
         streams: wanted.iter().map(|&at| tables[at].load_stream(context)).collect(),
         resume_load_id,
         slot: slot.map(|method| method.replication_slot.clone()).unwrap_or_default(),
+        publication: capture.filter(|_| handed_off).map(|capture| capture.publication.clone()),
     };
     let mut source = context.source.clone();
     let answer = context.cancellable(source.open_load(request)).await?;

@@ -206,6 +206,7 @@ async fn open(
         streams: streams.iter().map(|stream| stream.load.clone()).collect(),
         create: false,
         heartbeat: false,
+        spare_others: true,
     };
     let opened = services.source().open_capture(request).await.map_err(Fault::from);
     let opened =

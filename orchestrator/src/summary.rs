@@ -13,6 +13,7 @@ use crate::output;
 use crate::progress::human;
 use crate::sync::lag::{HeldWal, Measured};
 use crate::sync::resume::Action;
+use crate::sync::trouble::Trouble;
 use crate::sync::{TableRun, Unrepresentable};
 
 /// How a table came to its content.
@@ -205,6 +206,8 @@ pub struct Summary {
     pub run_id: String,
     /// The tables that are committed.
     pub outcomes: Vec<Outcome>,
+    /// The streams that stay as they were, and why.
+    pub troubles: Vec<Trouble>,
     /// From start to end.
     pub seconds: f64,
     /// WAL that was held back for change capture when the sync began.
@@ -294,6 +297,9 @@ impl Summary {
             }
             table.add_row(row);
         }
+        for trouble in &self.troubles {
+            table.add_row([&trouble.stream, "", "", "not synced"]);
+        }
         table
     }
 
@@ -318,13 +324,14 @@ impl Summary {
     fn json(&self) -> serde_json::Value {
         json!({
             "type": "SYNC_SUMMARY",
-            "status": "SUCCEEDED",
+            "status": if self.troubles.is_empty() { "SUCCEEDED" } else { "INCOMPLETE" },
             "run_id": self.run_id,
             "seconds": self.seconds,
             "rows": self.rows(),
             "bytes": self.outcomes.iter().map(|outcome| outcome.bytes).sum::<u64>(),
             "files": self.outcomes.iter().map(|outcome| outcome.files).sum::<u64>(),
             "streams": self.outcomes,
+            "problems": self.troubles,
             "held_wal": self.held,
             "lag": self.lag,
         })
@@ -385,6 +392,11 @@ mod tests {
         let summary = Summary {
             run_id: "r".into(),
             outcomes: vec![outcome("public.trips", 1_000_000), partly],
+            troubles: vec![Trouble {
+                stream: "public.gone".into(),
+                what: "it is gone".into(),
+                to_do: "run discover".into(),
+            }],
             seconds: 4.0,
             held: None,
             lag: None,
@@ -396,7 +408,12 @@ mod tests {
         assert!(table.contains("500,000") && table.contains("before"), "{table}");
         assert_eq!(summary.total(), "2 streams, 1,000,010 rows, 90.20 MB in 4.0 s: 250,002 rows/s");
         let json = summary.json();
-        assert_eq!(json["type"], "SYNC_SUMMARY");
+        assert!(table.contains("public.gone") && table.contains("not synced"), "{table}");
+        assert_eq!(
+            (&json["type"], &json["status"]),
+            (&"SYNC_SUMMARY".into(), &"INCOMPLETE".into())
+        );
+        assert_eq!(json["problems"][0]["to_do"], "run discover");
         assert_eq!(json["streams"][1]["how"], "committed_before");
         assert_eq!(json["files"], 6);
     }
@@ -410,6 +427,7 @@ mod tests {
             let summary = Summary {
                 run_id: "r".into(),
                 outcomes: outcomes.collect(),
+                troubles: Vec::new(),
                 seconds: 1.0,
                 held: None,
                 lag: None,

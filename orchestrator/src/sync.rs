@@ -73,6 +73,7 @@ pub mod settings;
 mod stop;
 #[cfg(test)]
 mod tests;
+pub mod trouble;
 
 pub use stop::Stop;
 
@@ -84,6 +85,7 @@ use position::Position;
 use resume::Action;
 use retry::Retry;
 use settings::Settings;
+use trouble::Trouble;
 
 /// What every step of a sync uses.
 pub struct Context<'a> {
@@ -144,6 +146,8 @@ pub struct TableRun {
     pub lost_at: Option<Instant>,
     /// It is not loaded anew before then.
     pub reload_at: Option<Instant>,
+    /// Why it stays as it is, whatever becomes of the others.
+    pub trouble: Option<Trouble>,
 }
 
 impl TableRun {
@@ -166,6 +170,7 @@ impl TableRun {
             times_lost: 0,
             lost_at: None,
             reload_at: None,
+            trouble: None,
         }
     }
 
@@ -327,7 +332,7 @@ impl<'a> Sync<'a> {
             }
             let load = match load.take() {
                 Some(load) => Ok(load),
-                None => load::open(&self.context, &self.tables).await,
+                None => load::open(&self.context, self.capture.as_ref(), &self.tables).await,
             };
             let drained = match load {
                 Ok(load) => self.read(&load).await,
@@ -340,6 +345,10 @@ impl<'a> Sync<'a> {
             let fault = match drained {
                 Ok(()) => continue,
                 Err(Stop::LoadGone(fault)) => Fault { transient: true, ..fault },
+                Err(Stop::Failed(fault)) if self.is_of_single_tables(&fault).await? => {
+                    self.restart_unfinished().await?;
+                    continue;
+                }
                 Err(stop) => return Err(stop),
             };
             reopening = true;
@@ -399,7 +408,8 @@ impl<'a> Sync<'a> {
 
     async fn finish_run(&mut self) -> Result<(), Stop> {
         self.finish_followed();
-        if let Some(table) = self.tables.iter().find(|table| table.outcome.is_none()) {
+        let forgotten = |table: &&TableRun| table.outcome.is_none() && table.trouble.is_none();
+        if let Some(table) = self.tables.iter().find(forgotten) {
             let what = format!("{} was neither read nor committed", table.id);
             return Err(Stop::Failed(Fault::new(ErrorCode::Internal, what)));
         }
@@ -414,6 +424,7 @@ impl<'a> Sync<'a> {
         Summary {
             run_id: self.run.id.clone(),
             outcomes,
+            troubles: self.tables.iter().filter_map(|table| table.trouble.clone()).collect(),
             seconds: counters.seconds,
             held: self.capture.as_ref().map(|capture| capture.held),
             lag: counters.lag,

@@ -1,6 +1,7 @@
 //! Change capture: load, then changes, into Parquet and Iceberg tables, read
 //! back by engines that are not ours.
 
+mod apart;
 mod continuous;
 mod doubt;
 mod faults;

@@ -1,7 +1,7 @@
 //! What is right and wrong with one stream.
 
 use proto::lsn::Lsn;
-use proto::v1::{CommitRecord, Relation};
+use proto::v1::{CaptureTable, CommitRecord, Relation};
 
 use super::Found;
 use super::report::{Problem, StreamStatus};
@@ -21,6 +21,10 @@ pub(super) fn judge(found: Found<'_>, state: &State, capture: Option<&Capture>) 
     if let Some(relation) = found.relation {
         at_source(stream, relation, &mut status);
     }
+    let trouble = found.captured.and_then(|captured| captured.trouble.clone());
+    // What it has missed meanwhile is loaded when that is put right.
+    let capture = capture.filter(|_| trouble.is_none() && found.relation != Some(None));
+    status.problems.extend(trouble.map(|told| Problem::new(told.what, told.remedy)));
     let table = match found.table {
         Ok(table) => table,
         Err(fault) => {
@@ -33,7 +37,10 @@ pub(super) fn judge(found: Found<'_>, state: &State, capture: Option<&Capture>) 
     if let Some(commit) = &commit {
         status.holds(commit);
     }
-    if found.captured.is_some_and(|captured| captured.identity.is_empty()) && !stream.append_mode {
+    let keyless = |captured: &CaptureTable| {
+        captured.identity.is_empty() && captured.trouble.is_none() && !stream.append_mode
+    };
+    if found.captured.is_some_and(keyless) {
         status.notes.push(
             "without a primary key or another replica identity an UPDATE or DELETE cannot be \
              followed: ALTER TABLE … ADD PRIMARY KEY, or REPLICA IDENTITY FULL"
@@ -156,7 +163,7 @@ fn followed(
 
 #[cfg(test)]
 mod tests {
-    use proto::v1::{CaptureTable, Column, PrepareResponse};
+    use proto::v1::{Column, PrepareResponse, TableTrouble};
 
     use super::*;
     use crate::sync::follow::Log;
@@ -261,6 +268,24 @@ mod tests {
         let mut status = StreamStatus::new(&stream);
         at_source(&stream, Some(&relation), &mut status);
         assert!(status.problems.is_empty() && status.notes[0].contains(": v;"), "{status:?}");
+    }
+
+    #[test]
+    fn a_table_in_trouble_has_that_problem_and_no_other() {
+        let stream = stream(SyncMode::Cdc);
+        let told = TableTrouble { what: "the publication lacks it".into(), remedy: "add".into() };
+        let found = Found {
+            stream: &stream,
+            relation: None,
+            captured: Some(&CaptureTable { trouble: Some(told), ..Default::default() }),
+            table: Ok(PrepareResponse {
+                last_commit: Some(CommitRecord { position: at(40), ..Default::default() }),
+                location: "l".into(),
+            }),
+        };
+        let status = judge(found, &State::default(), Some(&capture()));
+        assert_eq!(only(&status), "the publication lacks it");
+        assert!(status.notes.is_empty(), "{status:?}");
     }
 
     #[test]

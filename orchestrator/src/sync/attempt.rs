@@ -6,7 +6,7 @@ use std::io::IsTerminal;
 use proto::Fault;
 use tokio_util::sync::CancellationToken;
 
-use super::{Context, Continuous, Inputs, Stop, Sync};
+use super::{Context, Continuous, Inputs, Stop, Sync, trouble};
 use crate::cli::Flags;
 use crate::figures;
 use crate::progress::Progress;
@@ -97,7 +97,11 @@ impl Attempt {
     pub(super) fn told(self, job: &Job<'_>) -> Result<(), Fault> {
         job.progress.finish();
         match self.done {
-            Ok(()) => self.summary.print(),
+            Ok(()) => {
+                self.summary.print()?;
+                let verdict = trouble::verdict(&self.summary.troubles, job.inputs.streams.len());
+                verdict.map_or(Ok(()), Err)
+            }
             Err(stop) => Err(stop.into_fault(self.summary.committed(), job.inputs.streams.len())),
         }
     }

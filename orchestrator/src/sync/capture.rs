@@ -17,8 +17,10 @@ use super::position::{Origin, Position};
 use super::resume::Action;
 use super::retry::Retry;
 use super::settings::{self, Settings};
+use super::trouble::Trouble;
 use super::{Context, Stop, Sync, TableRun, log};
 use crate::config::source::UpdateMethod;
+use crate::load;
 use crate::streams::SyncMode;
 use crate::summary::Outcome;
 
@@ -63,8 +65,17 @@ impl Sync<'_> {
         }
         for (at, seen) in captured.into_iter().zip(tables) {
             // One that is lost is loaded anew, whatever it holds.
-            if self.tables[at].lost.is_none() {
-                self.see(at, seen, &capture)?;
+            if self.tables[at].lost.is_some() {
+                continue;
+            }
+            let id = self.tables[at].id.clone();
+            let trouble = match &seen.trouble {
+                Some(trouble) => Some(Trouble::told(&id, trouble)),
+                None => self.see(at, seen, &capture).err().map(|fault| Trouble::of(&id, fault)),
+            };
+            match trouble {
+                Some(trouble) => self.set_apart(at, trouble),
+                None => self.tables[at].trouble = None,
             }
         }
         self.capture = Some(capture);
@@ -91,7 +102,8 @@ impl Sync<'_> {
         due
     }
 
-    /// What the source says of a captured table, beside what the table holds.
+    /// What the source says of a captured table, beside what the table holds. A fault
+    /// is that stream's alone.
     fn see(&mut self, at: usize, seen: CaptureTable, capture: &Capture) -> Result<(), Fault> {
         let toastable = self.learn(at, seen);
         let table = &mut self.tables[at];
@@ -108,7 +120,7 @@ impl Sync<'_> {
             return log::begin(table, capture, certified, reached.as_ref());
         }
         // A log is no content to go on from.
-        table.position = table.position.take().filter(|position| position.shape != log::LOG);
+        table.position = table.position.take().filter(|position| !log::is_of_log(position));
         let known = Known { position: table.position.as_ref(), certified, reached };
         let other_settings =
             last.is_some_and(|commit| !settings::is_under(&commit.commit_id, &table.settings));
@@ -152,18 +164,26 @@ impl Sync<'_> {
         toastable
     }
 
-    /// Looks at the tables again of which nothing is kept: they are loaded anew as
-    /// they are now, with other columns perhaps.
+    /// Looks at the tables again that are to be loaded anew: as they are now, with
+    /// other columns perhaps, or not at all.
     pub(super) async fn look_again(&mut self) -> Result<(), Stop> {
         let captured: Vec<_> =
             (0..self.tables.len()).filter(|&at| self.tables[at].is_captured()).collect();
-        let Some(method) = self.context.update_method else { return Ok(()) };
+        let Some(method) = self.context.update_method.filter(|_| !captured.is_empty()) else {
+            return Ok(());
+        };
         let streams = captured.iter().map(|&at| self.tables[at].stream.load.clone()).collect();
         let answer = open(&self.context, method, streams, false).await?;
         let (_, tables) = checked(answer, method, captured.len())?;
         for (at, seen) in captured.into_iter().zip(tables) {
             let table = &self.tables[at];
-            if table.action == Action::ReadAll && table.position.is_none() {
+            if !load::is_left(table) {
+                continue;
+            }
+            if let Some(trouble) = &seen.trouble {
+                let trouble = Trouble::told(&table.id, trouble);
+                self.set_apart(at, trouble);
+            } else if table.action == Action::ReadAll && table.position.is_none() {
                 self.learn(at, seen);
             }
         }
@@ -173,7 +193,7 @@ impl Sync<'_> {
     /// From here on the state says which streams are followed.
     pub(super) fn remember_capture(&mut self) {
         let Some(capture) = &self.capture else { return };
-        let follows = |table: &&TableRun| table.action == Action::Follow && table.lost.is_none();
+        let follows = |table: &&TableRun| table.action == Action::Follow && table.goes_on();
         let followed = self.tables.iter().filter(follows);
         let followed = followed.map(|table| table.id.clone()).collect();
         let position = capture.at(capture.log.confirmed);
@@ -187,7 +207,8 @@ impl Sync<'_> {
 
     /// What changes have made of the tables.
     pub(super) fn finish_followed(&mut self) {
-        let captured = self.tables.iter_mut().enumerate().filter(|(_, t)| t.is_captured());
+        let followed = |table: &TableRun| table.is_captured() && table.trouble.is_none();
+        let captured = self.tables.iter_mut().enumerate().filter(|(_, table)| followed(table));
         for (index, table) in captured {
             let outcome = match table.outcome.take() {
                 Some(loaded) => loaded.with_changes(table),
@@ -219,6 +240,7 @@ async fn open(
         streams,
         create: true,
         heartbeat,
+        spare_others: true,
     };
     let mut retry = Retry::new(context.source_config.retry_count);
     loop {
@@ -285,5 +307,10 @@ impl TableRun {
     /// Whether changes are followed, not only the content read.
     pub fn is_captured(&self) -> bool {
         matches!(self.stream.sync_mode, SyncMode::Cdc | SyncMode::StrictCdc)
+    }
+
+    /// Whether nothing keeps it from being followed any further.
+    pub fn goes_on(&self) -> bool {
+        self.lost.is_none() && self.trouble.is_none()
     }
 }

@@ -3,8 +3,8 @@
 //! of `_cdc_lsn`.
 //!
 //! Where a table of `cdc` is loaded anew, because the slot has left it behind or
-//! the stream cannot tell a change, a log would have a hole: the sync fails before
-//! anything further is confirmed, and says how the log can begin anew. What is no
+//! the stream cannot tell a change, a log would have a hole: the stream is in trouble
+//! ([`super::trouble`]), and it is said how the log can begin anew. What is no
 //! change of a row is no row: a TRUNCATE, and what changes rows without an event
 //! (a rewrite, a column's default, a partition attached or detached). The former is
 //! said as it comes.
@@ -20,8 +20,24 @@ use super::resume::Action;
 use crate::progress::Progress;
 use crate::streams::SyncMode;
 
-/// In place of a table's shape in the positions of logs, which look at none.
-pub const LOG: &str = "log";
+/// What the shape of a log begins with, in its position. After a colon comes the
+/// table's, of which it only matters what reaches the log.
+const LOG: &str = "log";
+
+/// Whether a position is of a log.
+pub fn is_of_log(position: &Position) -> bool {
+    position.shape.split(':').next() == Some(LOG)
+}
+
+/// The shape of a log of a table that looks like this.
+pub fn shape(table: &str) -> String {
+    format!("{LOG}:{table}")
+}
+
+/// What the source said of how a log's table looked; may be empty.
+pub fn table_shape(position: &Position) -> &str {
+    position.shape.split_once(':').map_or("", |(_, table)| table)
+}
 
 impl TableRun {
     /// Whether its table is a log of changes.
@@ -37,13 +53,14 @@ pub fn begin(
     certified: Option<Position>,
     reached: Option<&Position>,
 ) -> Result<(), Fault> {
-    let is_log = table.position.as_ref().is_some_and(|position| position.shape == LOG);
+    let is_log = table.position.as_ref().is_some_and(is_of_log);
     if table.last_commit.is_some() && !is_log {
         let what = format!("{} holds what is no log of changes", table.id);
         return Err(Fault::new(ErrorCode::InvalidConfig, what).remedy(anew("begins")));
     }
     // Of one that nothing has come for yet only the state knows.
-    let known = table.position.clone().or_else(|| certified.clone());
+    let logged = reached.filter(|reached| is_of_log(reached));
+    let known = table.position.clone().or_else(|| certified.clone()).or_else(|| logged.cloned());
     let position = known.unwrap_or_else(|| capture.at(capture.log.confirmed));
     judge(&capture.log, &Known { position: Some(&position), certified, reached }).map_err(
         |doubt| {
@@ -51,7 +68,10 @@ pub fn begin(
             Fault::new(ErrorCode::Source, what).remedy(anew("then begins"))
         },
     )?;
-    table.position = Some(position.with_shape(LOG));
+    let looked = logged.filter(|logged| logged.lsn >= position.lsn || !is_of_log(&position));
+    let shape = looked.unwrap_or(&position).shape.clone();
+    let position = position.with_shape(if shape.is_empty() { LOG } else { &shape });
+    table.position = Some(position);
     table.action = Action::Follow;
     Ok(())
 }
@@ -76,14 +96,14 @@ pub fn warn(table: &TableRun, toastable: &[String], progress: &Progress) {
 }
 
 /// A change that the stream does not tell.
-pub fn lost(table: &TableRun, slot: &str, lost: &TableLost) -> Fault {
-    let what = format!("a change of {} cannot be told: {}", table.id, lost.reason);
-    Fault::new(ErrorCode::Source, what).remedy(format!(
-        "what comes before it is in the table. To go on after a hole: SELECT \
-         pg_replication_slot_advance('{slot}', pg_current_wal_lsn()); (streams of this slot with \
-         the sync_mode cdc are then loaded anew)\n  → then {}",
-        anew("begins")
-    ))
+pub fn lost(table: &TableRun, lost: &TableLost) -> Fault {
+    let what = format!(
+        "a change of {} cannot be told: {}; its log has a hole from there on",
+        table.id, lost.reason
+    );
+    let remedy =
+        format!("what comes before it is in the table: keep a copy, then {}", anew("begins"));
+    Fault::new(ErrorCode::Source, what).remedy(remedy)
 }
 
 /// A TRUNCATE that came in an interval.

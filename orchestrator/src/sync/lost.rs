@@ -7,9 +7,9 @@ use proto::Fault;
 use proto::v1::{ErrorCode, TableLost};
 use tokio::time::Instant;
 
-use super::capture::Capture;
 use super::resume::Action;
-use super::{Sync, log};
+use super::trouble::Trouble;
+use super::{Stop, Sync, log};
 use crate::progress::human;
 
 /// Times that one table is loaded anew in a run.
@@ -23,16 +23,16 @@ const FORGIVEN: Duration = Duration::from_secs(600);
 impl Sync<'_> {
     /// The table is not followed any more; the state knows before the slot is
     /// moved past what it lacks.
-    pub(super) fn lose(
-        &mut self,
-        capture: &Capture,
-        index: usize,
-        lost: TableLost,
-    ) -> Result<(), Fault> {
+    pub(super) fn lose(&mut self, index: usize, lost: TableLost) -> Result<(), Fault> {
         let table = &mut self.tables[index];
         if table.is_log() {
-            let fault = log::lost(table, capture.slot(), &lost);
-            return Err(Fault { transient: false, ..fault });
+            let trouble = Trouble::of(&table.id, log::lost(table, &lost));
+            // Of one that nothing has come for yet nothing else knows where it is.
+            if let Some(position) = &table.position {
+                self.keeper.change().reach(&lost.namespace, &lost.name, position);
+            }
+            self.set_apart(index, trouble);
+            return Ok(());
         }
         let goes_on = self.context.continuous.is_some();
         if goes_on && table.lost_at.is_some_and(|last| last.elapsed() > FORGIVEN) {
@@ -68,24 +68,20 @@ impl Sync<'_> {
                 "sync again when the table is changed less, or set its sync_mode to full_refresh",
             ));
         }
-        self.context.progress.note(&format!(
-            "{} is loaded anew: its changes cannot be followed: {}",
-            table.id, lost.reason
-        ));
         table.lost = Some(lost.reason);
         self.keeper.change().unfollow(&lost.namespace, &lost.name);
         Ok(())
     }
 
-    /// The tables that were lost are to be read; whether there are any.
-    pub(super) fn reload_lost(&mut self) -> bool {
-        let mut any = false;
+    /// The tables that were lost are to be read, if they can be; whether there are any.
+    pub(super) async fn reload_lost(&mut self) -> Result<bool, Stop> {
+        let mut lost = Vec::new();
         for (index, table) in self.tables.iter_mut().enumerate() {
-            let waits = table.reload_at.is_some_and(|at| at > Instant::now());
-            if waits || table.lost.take().is_none() {
+            if table.reload_at.is_some_and(|at| at > Instant::now()) {
                 continue;
             }
-            any = true;
+            let Some(reason) = table.lost.take() else { continue };
+            lost.push((index, reason));
             table.reload_at = None;
             table.action = Action::ReadAll;
             table.outcome = None;
@@ -97,6 +93,17 @@ impl Sync<'_> {
             // Once in a sync.
             capture.initial_wait_ms = 0;
         }
-        any
+        if lost.is_empty() {
+            return Ok(false);
+        }
+        self.look_again().await?;
+        lost.retain(|(index, _)| self.tables[*index].trouble.is_none());
+        for (index, reason) in &lost {
+            let id = &self.tables[*index].id;
+            self.context
+                .progress
+                .note(&format!("{id} is loaded anew: its changes cannot be followed: {reason}"));
+        }
+        Ok(!lost.is_empty())
     }
 }

@@ -94,7 +94,7 @@ impl Sync<'_> {
 
     async fn resume_load(&mut self) -> Result<Option<OpenLoad>, Stop> {
         let Some(live) = self.run.load.clone() else { return Ok(None) };
-        load::resume(&self.context, &live, &self.tables, &self.keeper).await
+        load::resume(&self.context, &live, self.capture.as_ref(), &self.tables, &self.keeper).await
     }
 
     /// Gives the interrupted run up for a new one.
@@ -122,7 +122,8 @@ impl Sync<'_> {
     pub(super) async fn restart_unfinished(&mut self) -> Result<(), Stop> {
         let mut restarted = Vec::new();
         for (index, table) in self.tables.iter_mut().enumerate() {
-            if table.outcome.is_some() || table.action == Action::Follow {
+            let left = table.outcome.is_none() && table.trouble.is_none();
+            if !left || table.action == Action::Follow {
                 continue;
             }
             table.action = resume::decide(&table.settings, None, table.saved(&self.keeper), None);

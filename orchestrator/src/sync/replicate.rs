@@ -77,13 +77,7 @@ impl Sync<'_> {
         loop {
             let before = confirmed;
             let fault = match self.follow(&capture, &mut confirmed).await {
-                Ok(()) => {
-                    let any = self.reload_lost();
-                    if any {
-                        self.look_again().await?;
-                    }
-                    return Ok(any);
-                }
+                Ok(()) => return self.reload_lost().await,
                 Err(Stop::LoadGone(fault)) => Fault { transient: true, ..fault },
                 Err(Stop::Failed(fault)) => fault,
                 Err(stop) => return Err(stop),
@@ -145,6 +139,9 @@ impl Sync<'_> {
                 Some(Event::Staged(staged)) => {
                     let span = info_span!("interval", from = staged.from, to = staged.to);
                     self.settle(capture, call, staged).instrument(span).await?;
+                    if self.is_left_alone(call) {
+                        return Ok(());
+                    }
                     if let Some(continuous) = &self.context.continuous {
                         continuous.works();
                         // What is left is for the next start; with the last one
@@ -156,7 +153,10 @@ impl Sync<'_> {
                 }
                 Some(Event::Lost(lost)) => {
                     let index = call.index(&lost.namespace, &lost.name)?;
-                    self.lose(capture, index, lost)?;
+                    self.lose(index, lost)?;
+                    if self.is_left_alone(call) {
+                        return Ok(());
+                    }
                 }
                 Some(Event::Finished(finished)) => {
                     let to = end(&finished.to)?;
@@ -184,7 +184,7 @@ impl Sync<'_> {
             None => self.run.clone(),
         };
         for (index, table) in self.tables.iter().enumerate() {
-            if !table.is_captured() || table.lost.is_some() {
+            if !table.is_captured() || !table.goes_on() {
                 continue;
             }
             let position = table.position.as_ref().ok_or_else(|| {
@@ -196,7 +196,10 @@ impl Sync<'_> {
             tables.push(ReplicateTable {
                 stream: Some(table.stream.load.clone()),
                 position: position.lsn.to_string(),
-                shape: if table.is_log() { String::new() } else { position.shape.clone() },
+                shape: match table.is_log() {
+                    true => log::table_shape(position).to_owned(),
+                    false => position.shape.clone(),
+                },
                 log: table.is_log(),
                 writer_address: writer.address.clone(),
                 writer_token: writer
@@ -256,7 +259,7 @@ impl Sync<'_> {
         let mut changed = Vec::new();
         for table in staged.tables {
             let index = call.index(&table.namespace, &table.name)?;
-            if self.tables[index].lost.is_some() {
+            if !self.tables[index].goes_on() {
                 continue;
             }
             let (namespace, name) = (table.namespace.clone(), table.name.clone());
@@ -268,12 +271,12 @@ impl Sync<'_> {
                 }
             }
             if let Some(reason) = staged.lost() {
-                self.lose(capture, index, TableLost { namespace, name, reason })?;
+                self.lose(index, TableLost { namespace, name, reason })?;
                 continue;
             }
             changed.push((staged, index));
         }
-        self.complete(capture, &mut changed).await?;
+        self.complete(&mut changed).await?;
         let (mut requests, mut by_table) = (Vec::new(), HashMap::new());
         for (staged, index) in changed {
             let table = &self.tables[index];
@@ -300,6 +303,9 @@ impl Sync<'_> {
             self.keeper.save().await?;
             return Err(fault.into());
         }
+        if self.is_left_alone(call) {
+            return Ok(());
+        }
         self.confirm(capture, call, to).await?;
         self.context.progress.confirmed(|lag| lag.reach(to, staged.committed_at));
         Ok(())
@@ -307,11 +313,7 @@ impl Sync<'_> {
 
     /// Completes what has to be, by the tables as the interval before has left
     /// them; tables of which that cannot be are lost.
-    async fn complete(
-        &mut self,
-        capture: &Capture,
-        changed: &mut Vec<(Staged, usize)>,
-    ) -> Result<(), Stop> {
+    async fn complete(&mut self, changed: &mut Vec<(Staged, usize)>) -> Result<(), Stop> {
         let requests: Vec<_> = changed
             .iter()
             .enumerate()
@@ -343,7 +345,7 @@ impl Sync<'_> {
             let table = &self.tables[index].stream;
             let (namespace, name) = (table.namespace.clone(), table.name.clone());
             let reason = format!("the table does not say what the changes leave out: {what}");
-            self.lose(capture, index, TableLost { namespace, name, reason })?;
+            self.lose(index, TableLost { namespace, name, reason })?;
         }
         Ok(())
     }
@@ -351,6 +353,11 @@ impl Sync<'_> {
     fn staged(&self, load_id: &str, index: usize, table: StagedTable) -> Result<Staged, Fault> {
         Staged::read(load_id, &self.tables[index].settings.hash, table)
             .map_err(|fault| fault.context(format_args!("following {}", self.tables[index].id)))
+    }
+
+    /// Whether every table of the call is in trouble: the slot stays where it is.
+    fn is_left_alone(&self, call: &Call) -> bool {
+        call.tables.values().all(|&index| self.tables[index].trouble.is_some())
     }
 
     /// Everything up to `to` is committed.
@@ -401,9 +408,9 @@ impl Sync<'_> {
     fn remember_shapes(&mut self, call: &Call, shapes: Vec<TableShape>) -> Result<(), Fault> {
         for TableShape { namespace, name, shape } in shapes {
             let table = &mut self.tables[call.index(&namespace, &name)?];
-            let keeps = table.lost.is_none() && !table.is_log();
-            if let Some(position) = table.position.as_mut().filter(|_| keeps) {
-                position.shape = shape;
+            let (goes_on, is_log) = (table.goes_on(), table.is_log());
+            if let Some(position) = table.position.as_mut().filter(|_| goes_on) {
+                position.shape = if is_log { log::shape(&shape) } else { shape };
                 self.keeper.change().reach(&namespace, &name, position);
             }
         }
@@ -413,7 +420,7 @@ impl Sync<'_> {
     /// Where the followed tables are now.
     async fn ask_again(&mut self) -> Result<(), Stop> {
         let followed: Vec<_> = (0..self.tables.len())
-            .filter(|&at| self.tables[at].is_captured() && self.tables[at].lost.is_none())
+            .filter(|&at| self.tables[at].is_captured() && self.tables[at].goes_on())
             .collect();
         self.ask_writers(&followed).await?;
         for index in followed {

@@ -10,14 +10,19 @@
 //! of log that is older than a publication it is asked for. One that is made
 //! beside a slot that is there moves that slot past itself, and says so. A slot
 //! that was made is [settled](settle) before anything is read from it.
+//!
+//! A table in trouble is an error, or [set apart](selected) from the others.
 
 pub mod publication;
+pub mod selected;
 pub mod server;
 mod settle;
 pub mod shape;
 pub mod slot;
 pub mod standby;
 pub mod table;
+
+use std::collections::HashMap;
 
 use proto::v1;
 
@@ -27,6 +32,7 @@ use crate::connect::Session;
 use crate::error::SourceError;
 use crate::relation::RelationInfo;
 use publication::Names;
+use selected::Selected;
 use shape::Shape;
 use table::Table;
 
@@ -47,7 +53,8 @@ pub async fn open(
     let flushes = session.batch_execute("SET synchronous_commit = local").await;
     flushes.map_err(SourceError::postgres("setting synchronous_commit"))?;
     let server = server::require(&session).await?;
-    let mut tables = table::look(&session, &request.streams, &config.username).await?;
+    let mut selected =
+        selected::look(&session, &request.streams, &config.username, request.spare_others).await?;
     let before = slot::find(&session, &request.slot).await?;
     if before.is_none() && !request.create {
         return Err(SourceError::Capture {
@@ -56,8 +63,8 @@ pub async fn open(
         });
     }
     let (publications, mut notices, made) =
-        publication::ensure(&session, &names, &tables, request.create).await?;
-    publishes(&mut tables, &publications)?;
+        publication::ensure(&session, &names, &mut selected, request.create).await?;
+    publishes(&mut selected, &publications)?;
     let (slot_created, slot_moved) = match &before {
         None => {
             slot::create(&session, &request.slot, &server).await?;
@@ -82,10 +89,20 @@ pub async fn open(
     };
     let slot = slot::find(&session, &request.slot).await?;
     let slot = slot.ok_or_else(|| slot::gone(&request.slot))?;
-    notices.extend(of_tables(&tables));
-    let shapes = shapes(&session, tables.iter()).await?;
-    let with_shape =
-        |(table, shape): (&Table, String)| v1::CaptureTable { shape, ..table.to_proto() };
+    notices.extend(of_tables(&selected.tables));
+    let shapes = shapes(&session, &names, selected.tables.iter()).await?;
+    let with_shape = |(table, shape): (&Table, String)| {
+        (table.key(), v1::CaptureTable { shape, ..table.to_proto() })
+    };
+    let mut tables: HashMap<_, _> = selected.tables.iter().zip(shapes).map(with_shape).collect();
+    let tables = request.streams.iter().map(|stream| {
+        let key = (stream.namespace.clone(), stream.name.clone());
+        let trouble = selected.trouble(&key);
+        let (namespace, name) = key.clone();
+        let apart = v1::CaptureTable { namespace, name, trouble, ..Default::default() };
+        tables.remove(&key).unwrap_or(apart)
+    });
+    let tables = tables.collect();
     if request.heartbeat && !server.standby {
         server::heartbeat(&session, &request.slot).await?;
     }
@@ -97,7 +114,7 @@ pub async fn open(
         timeline: server.timeline,
         confirmed_flush: slot.confirmed_flush.to_string(),
         end: end.to_string(),
-        tables: tables.iter().zip(shapes).map(with_shape).collect(),
+        tables,
         notices,
         slot_created,
         retained_wal_bytes: slot.retained_wal_bytes,
@@ -111,12 +128,13 @@ pub async fn open(
 /// The shapes of these tables, in their order; empty of one that is gone.
 async fn shapes(
     session: &Session,
+    names: &Names,
     tables: impl Iterator<Item = &Table>,
 ) -> Result<Vec<String>, SourceError> {
     let relations: Vec<_> = tables.map(|table| &table.stream.relation).collect();
     let namespaces: Vec<&str> = relations.iter().map(|of| of.namespace.as_str()).collect();
-    let names: Vec<&str> = relations.iter().map(|of| of.name.as_str()).collect();
-    let found = shape::of(session, &namespaces, &names).await?;
+    let relation_names: Vec<&str> = relations.iter().map(|of| of.name.as_str()).collect();
+    let found = shape::of(session, &namespaces, &relation_names, &names.both()).await?;
     let text = |relation: &&RelationInfo| {
         let shape = found.get(&(relation.namespace.clone(), relation.name.clone()));
         shape.map(Shape::text).unwrap_or_default()
@@ -126,28 +144,34 @@ async fn shapes(
 
 /// Takes out the columns that no publication sends; a key among them is none.
 pub fn publishes(
-    tables: &mut [Table],
+    selected: &mut Selected,
     publications: &publication::Publications,
 ) -> Result<(), SourceError> {
-    for table in &mut *tables {
+    for table in &mut selected.tables {
         table.without_generated(publications.sends_stored(table));
     }
-    let keys: Vec<String> = tables
+    let keys: Vec<_> = selected
+        .tables
         .iter()
         .filter_map(|table| {
             let label = table.stream.relation.label();
-            table.key_not_sent().map(|key| format!("{label}.{key}"))
+            table.key_not_sent().map(|key| (table.key(), format!("{label}.{key}")))
         })
         .collect();
     if keys.is_empty() {
         return Ok(());
     }
-    Err(SourceError::Capture {
-        what: format!("key columns are generated, which the log leaves out: {}", keys.join(", ")),
+    let refused = |keys: &str| SourceError::Capture {
+        what: format!("key columns are generated, which the log leaves out: {keys}"),
         remedy: "use sync_mode full_refresh for these tables (PostgreSQL 18 can send stored ones: \
                  ALTER PUBLICATION … SET (publish_generated_columns = stored))"
             .to_owned(),
-    })
+    };
+    if selected.spares_others() {
+        return selected.set_apart(keys.into_iter().map(|(table, key)| (table, refused(&key))));
+    }
+    let keys: Vec<String> = keys.into_iter().map(|(_, key)| key).collect();
+    Err(refused(&keys.join(", ")))
 }
 
 /// What a user should know of these tables.

@@ -14,6 +14,7 @@ use std::collections::HashMap;
 use proto::v1::relation::Kind;
 use tokio_postgres::error::SqlState;
 
+use super::selected::{Key, Selected};
 use super::slot::MAX_NAME;
 use super::table::Table;
 use crate::connect::Session;
@@ -45,6 +46,11 @@ impl Names {
             )]));
         }
         Ok(Names { own: all == default, all, insert })
+    }
+
+    /// Both of them.
+    pub fn both(&self) -> [&str; 2] {
+        [&self.all, &self.insert]
     }
 
     /// For `publication_names`: as pgoutput splits them.
@@ -90,8 +96,19 @@ struct Lacks {
     what: Vec<String>,
     /// Publications that they create.
     creates: Vec<String>,
+    /// Tables that they add, each by itself.
+    adds: Vec<Add>,
     /// What only the publication's owner can put right, with how.
     faults: Vec<String>,
+    of_tables: Vec<(Key, String)>,
+}
+
+/// A table that is to be added.
+#[derive(Debug, PartialEq)]
+struct Add {
+    table: Key,
+    what: String,
+    statement: String,
 }
 
 impl Publications {
@@ -102,15 +119,10 @@ impl Publications {
 
     /// Whether a publication of this table sends its stored generated columns.
     pub fn sends_stored(&self, table: &Table) -> bool {
-        let key = key(table);
+        let key = table.key();
         let found = [&self.all, &self.insert];
         found.into_iter().flatten().any(|found| found.stored && found.tables.contains_key(&key))
     }
-}
-
-fn key(table: &Table) -> (String, String) {
-    let relation = &table.stream.relation;
-    (relation.namespace.clone(), relation.name.clone())
 }
 
 /// Reads both.
@@ -149,55 +161,61 @@ pub async fn find(session: &Session, names: &Names) -> Result<Publications, Sour
 }
 
 /// Makes the publications cover every table, if `create` says so and the role
-/// may. Says what it did; true if one is new.
+/// may; tables that are not covered then are set apart, if that is wanted. Says
+/// what it did; true if a publication is new.
 pub async fn ensure(
     session: &Session,
     names: &Names,
-    tables: &[Table],
+    selected: &mut Selected,
     create: bool,
 ) -> Result<(Publications, Vec<String>, bool), SourceError> {
     let found = find(session, names).await?;
-    let lacks = lacks(&found, names, tables);
-    if !lacks.faults.is_empty() {
+    let Lacks { statements, what, creates, adds, mut faults, of_tables } =
+        lacks(&found, names, &selected.tables);
+    if !selected.spares_others() {
+        faults.extend(of_tables.iter().map(|(_, fault)| fault.clone()));
+    }
+    if !faults.is_empty() {
         return Err(SourceError::Capture {
-            what: format!("the publication cannot serve:\n  - {}", lacks.faults.join("\n  - ")),
+            what: format!("the publication cannot serve:\n  - {}", faults.join("\n  - ")),
             remedy: "correct it, or give another name in update_method.publication".to_owned(),
         });
     }
-    if lacks.statements.is_empty() {
+    selected.set_apart(of_tables.into_iter().map(|(table, what)| {
+        let remedy = "correct that, or take the stream out of selected_streams".to_owned();
+        (table, SourceError::Capture { what, remedy })
+    }))?;
+    if statements.is_empty() {
         return Ok((found, Vec::new(), false));
     }
-    let what = lacks.what.join("; ");
-    let remedy = format!("run as the tables' owner: {};", lacks.statements.join("; "));
-    if !create {
-        return Err(SourceError::Capture { what, remedy });
+    let what = what.join("; ");
+    let each_apart = selected.spares_others() && creates.is_empty();
+    if !create && !each_apart {
+        return Err(SourceError::Capture { what, remedy: as_owner(&statements.join("; ")) });
     }
-    // Both or none.
-    let statement = format!("BEGIN; {}; COMMIT", lacks.statements.join("; "));
-    if let Err(error) = session.batch_execute(&statement).await {
-        // Ends the transaction that has failed; the first error is what counts.
-        let _ = session.batch_execute("ROLLBACK").await;
-        return Err(match error.code() {
-            Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
-                let said = error.as_db_error().map(|said| said.message()).unwrap_or_default();
-                SourceError::Permission {
-                    what: format!("{what}, and the role may not change that: {said}"),
-                    remedy,
+    if !create {
+        selected.set_apart(adds.into_iter().map(|Add { table, what, statement }| {
+            (table, SourceError::Capture { what, remedy: as_owner(&statement) })
+        }))?;
+        return Ok((found, Vec::new(), false));
+    }
+    let mut done = Vec::new();
+    match publish(session, &statements.join("; ")).await {
+        Ok(()) => done = statements,
+        Err(error) if !each_apart => return Err(refused(error, what, &statements.join("; "))),
+        Err(_) => {
+            for Add { table, what, statement } in adds {
+                match publish(session, &statement).await {
+                    Ok(()) => done.push(statement),
+                    Err(error) => {
+                        selected.set_apart([(table, refused(error, what, &statement))])?;
+                    }
                 }
             }
-            Some(&SqlState::READ_ONLY_SQL_TRANSACTION) => SourceError::Capture {
-                what: format!("{what}, and a standby cannot change that"),
-                remedy: format!("on the primary, {remedy}"),
-            },
-            Some(&SqlState::LOCK_NOT_AVAILABLE) => SourceError::Busy {
-                what: format!("{what}; a table is locked by another session"),
-                remedy: format!("try again when that is done, or {remedy}"),
-            },
-            _ => SourceError::Postgres { doing: "publishing the tables".to_owned(), source: error },
-        });
+        }
     }
     let found = find(session, names).await?;
-    let left = self::lacks(&found, names, tables);
+    let left = self::lacks(&found, names, &selected.tables);
     if !left.statements.is_empty() || !left.faults.is_empty() {
         return Err(SourceError::Internal(format!(
             "tables were published and are not: {} {}",
@@ -205,8 +223,45 @@ pub async fn ensure(
             left.faults.join("; ")
         )));
     }
-    let notices = lacks.statements.iter().map(|statement| format!("done: {statement}")).collect();
-    Ok((found, notices, !lacks.creates.is_empty()))
+    let notices = done.iter().map(|statement| format!("done: {statement}")).collect();
+    Ok((found, notices, !creates.is_empty()))
+}
+
+/// Both publications or none.
+async fn publish(session: &Session, statements: &str) -> Result<(), tokio_postgres::Error> {
+    let published = session.batch_execute(&format!("BEGIN; {statements}; COMMIT")).await;
+    if published.is_err() {
+        // Ends the transaction that has failed; the first error is what counts.
+        let _ = session.batch_execute("ROLLBACK").await;
+    }
+    published
+}
+
+fn as_owner(statements: &str) -> String {
+    format!("run as the tables' owner: {statements};")
+}
+
+/// Why tables could not be published. `what`: what is lacking.
+fn refused(error: tokio_postgres::Error, what: String, statements: &str) -> SourceError {
+    let remedy = as_owner(statements);
+    match error.code() {
+        Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
+            let said = error.as_db_error().map(|said| said.message()).unwrap_or_default();
+            SourceError::Permission {
+                what: format!("{what}, and the role may not change that: {said}"),
+                remedy,
+            }
+        }
+        Some(&SqlState::READ_ONLY_SQL_TRANSACTION) => SourceError::Capture {
+            what: format!("{what}, and a standby cannot change that"),
+            remedy: format!("on the primary, {remedy}"),
+        },
+        Some(&SqlState::LOCK_NOT_AVAILABLE) => SourceError::Busy {
+            what: format!("{what}; a table is locked by another session"),
+            remedy: format!("try again when that is done, or {remedy}"),
+        },
+        _ => SourceError::Postgres { doing: "publishing the tables".to_owned(), source: error },
+    }
 }
 
 /// Compares what is with what must be.
@@ -216,7 +271,7 @@ fn lacks(found: &Publications, names: &Names, tables: &[Table]) -> Lacks {
         tables.iter().partition(|table| table.publishable);
     // In the first one, although it has no identity: its users will have noticed.
     let all_has = |table: &&Table| {
-        found.all.as_ref().is_some_and(|found| found.tables.contains_key(&key(table)))
+        found.all.as_ref().is_some_and(|found| found.tables.contains_key(&table.key()))
     };
     let without: Vec<&Table> = without.into_iter().filter(|table| !all_has(table)).collect();
     lacks.of(&names.all, found.all.as_ref(), &with, names, true);
@@ -258,23 +313,31 @@ impl Lacks {
             return;
         };
         self.faults.extend(found.faults(&quoted, tables, every_kind));
+        self.of_tables.extend(found.faults_of_tables(&quoted, tables));
         let missing: Vec<&Table> = tables
             .iter()
-            .filter(|table| !found.tables.contains_key(&key(table)))
+            .filter(|table| !found.tables.contains_key(&table.key()))
             .filter(|table| found.via_root || !is_partitioned(table))
             .copied()
             .collect();
         if missing.is_empty() {
             return;
         }
-        let labels = missing.iter().map(|table| table.stream.relation.label());
-        let what = format!("the publication {quoted} lacks {}", check::names(labels));
-        let statement = format!("ALTER PUBLICATION {quoted} ADD TABLE {}", list(&missing));
+        let add = |tables: &[&Table]| {
+            let labels = tables.iter().map(|table| table.stream.relation.label());
+            let what = format!("the publication {quoted} lacks {}", check::names(labels));
+            (what, format!("ALTER PUBLICATION {quoted} ADD TABLE {}", list(tables)))
+        };
+        let each = missing.iter().map(|table| (table.key(), add(&[*table])));
         if names.own || !every_kind {
+            let (what, statement) = add(&missing);
             self.statements.push(statement);
             self.what.push(what);
+            self.adds.extend(each.map(|(table, (what, statement))| Add { table, what, statement }));
         } else {
-            self.faults.push(format!("{what}: {statement}"));
+            self.of_tables.extend(
+                each.map(|(table, (what, statement))| (table, format!("{what}: {statement}"))),
+            );
         }
     }
 }
@@ -292,17 +355,24 @@ impl Found {
                  ALTER PUBLICATION {quoted} SET (publish = '{publish}')"
             ));
         }
-        if !self.via_root && tables.iter().any(|table| is_partitioned(table)) {
-            faults.push(format!(
-                "{quoted} publishes partitions instead of their roots: \
-                 ALTER PUBLICATION {quoted} SET (publish_via_partition_root = true)"
-            ));
-        }
+        faults
+    }
+
+    /// What it keeps from us of single tables.
+    fn faults_of_tables(&self, quoted: &str, tables: &[&Table]) -> Vec<(Key, String)> {
+        let mut faults = Vec::new();
         for table in tables {
-            let Some(covered) = self.tables.get(&key(table)) else { continue };
             let label = table.stream.relation.label();
+            let mut fault = |what: String| faults.push((table.key(), what));
+            if !self.via_root && is_partitioned(table) {
+                fault(format!(
+                    "{quoted} publishes the partitions of {label} instead of it: \
+                     ALTER PUBLICATION {quoted} SET (publish_via_partition_root = true)"
+                ));
+            }
+            let Some(covered) = self.tables.get(&table.key()) else { continue };
             if covered.row_filter {
-                faults.push(format!("{quoted} filters the rows of {label}: publish all of them"));
+                fault(format!("{quoted} filters the rows of {label}: publish all of them"));
             }
             let Some(columns) = &covered.columns else { continue };
             let plain = table.published.iter().filter(|column| column.generated.is_empty());
@@ -311,7 +381,7 @@ impl Found {
                 .filter(|name| !columns.iter().any(|column| column == name))
                 .collect();
             if !absent.is_empty() {
-                faults.push(format!(
+                fault(format!(
                     "{quoted} has a list of columns for {label}, without {}: publish all of them",
                     absent.join(", ")
                 ));
@@ -343,38 +413,12 @@ pub fn faults_of_any(found: &Publications, names: &Names) -> Option<SourceError>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::capture::table::Published;
-    use crate::decode::OnUnrepresentable;
-    use crate::load::stream::Stream;
+    use crate::capture::table::tests::table as plain;
 
     fn table(name: &str, publishable: bool, kind: Kind) -> Table {
-        let mut relation = crate::check::tests::relation(name);
-        relation.kind = kind;
-        let column = |name: &str| Published {
-            name: name.to_owned(),
-            type_oid: 23,
-            type_modifier: -1,
-            delimiter: b',',
-            generated: String::new(),
-            toastable: false,
-        };
-        Table {
-            stream: Stream {
-                relation,
-                columns: Vec::new(),
-                filter: None,
-                split_column: None,
-                policy: OnUnrepresentable::Null,
-                few_chunks: false,
-                incremental: None,
-                changed: Vec::new(),
-            },
-            published: vec![column("a"), column("b")],
-            identity: Vec::new(),
-            full: false,
-            publishable,
-            left_out: Vec::new(),
-        }
+        let mut table = Table { publishable, ..plain(name) };
+        table.stream.relation.kind = kind;
+        table
     }
 
     fn found(tables: &[&str]) -> Found {
@@ -416,7 +460,9 @@ mod tests {
         assert_eq!((ours.statements, ours.faults.len()), (vec![add.to_owned()], 0));
         let users = lacks(&there, &Names::new("users", "s").unwrap(), &tables);
         assert!(users.statements.is_empty());
-        assert!(users.faults[0].contains("ADD TABLE ONLY \"public\".\"more\""), "{users:?}");
+        let (of, fault) = &users.of_tables[0];
+        assert_eq!(of.1, "more");
+        assert!(fault.contains("ADD TABLE ONLY \"public\".\"more\""), "{users:?}");
     }
 
     #[test]
@@ -426,7 +472,9 @@ mod tests {
             change(&mut all);
             let there = Publications { all: Some(all), insert: Some(found(&[])) };
             let tables = [table("orders", true, kind)];
-            lacks(&there, &Names::new("", "s").unwrap(), &tables).faults.join("; ")
+            let lacks = lacks(&there, &Names::new("", "s").unwrap(), &tables);
+            let of_tables = lacks.of_tables.into_iter().map(|(_, fault)| fault);
+            lacks.faults.into_iter().chain(of_tables).collect::<Vec<_>>().join("; ")
         };
         let key = ("public".to_owned(), "orders".to_owned());
         assert_eq!(faults(&|_| {}, Kind::PartitionedTable), "");

@@ -55,6 +55,11 @@ pub struct Published {
 }
 
 impl Table {
+    /// Its namespace and name.
+    pub fn key(&self) -> (String, String) {
+        (self.stream.relation.namespace.clone(), self.stream.relation.name.clone())
+    }
+
     /// As it travels, without its shape.
     pub fn to_proto(&self) -> v1::CaptureTable {
         v1::CaptureTable {
@@ -65,6 +70,7 @@ impl Table {
             full: self.full,
             shape: String::new(),
             toastable: self.toastable(),
+            trouble: None,
         }
     }
 
@@ -76,16 +82,13 @@ impl Table {
     }
 }
 
-/// Every stream's table; all faults of all of them at once. Generated columns
+/// Every stream's table, or what is wrong with it, in their order. Generated columns
 /// are among the published: what a publication does not send is taken out by
 /// [`Table::without_generated`].
 pub async fn look(
     client: &Client,
     requests: &[v1::LoadStream],
-    role: &str,
-) -> Result<Vec<Table>, SourceError> {
-    let mut faults = Faults::default();
-    let mut streams = Vec::with_capacity(requests.len());
+) -> Result<Vec<Result<Table, Faults>>, SourceError> {
     let namespaces: Vec<&str> = requests.iter().map(|stream| stream.namespace.as_str()).collect();
     let names: Vec<&str> = requests.iter().map(|stream| stream.name.as_str()).collect();
     let found = relation::find_all(client, &namespaces, &names).await?;
@@ -93,22 +96,31 @@ pub async fn look(
         .into_iter()
         .map(|relation| ((relation.namespace.clone(), relation.name.clone()), relation))
         .collect();
-    for request in requests {
-        let label = format!("{}.{}", request.namespace, request.name);
-        if request.filter.is_some() {
-            faults.config.push(format!("{label} has a filter, which change capture cannot apply"));
-            continue;
+    let wrong = |what: String| Faults { config: vec![what], ..Faults::default() };
+    let mut streams: Vec<Result<Stream, Faults>> = requests
+        .iter()
+        .map(|request| {
+            if request.filter.is_some() {
+                let label = format!("{}.{}", request.namespace, request.name);
+                let what = format!("{label} has a filter, which change capture cannot apply");
+                return Err(wrong(what));
+            }
+            let relation = found.remove(&(request.namespace.clone(), request.name.clone()));
+            let mut faults = Faults::default();
+            let stream = Stream::new(request, relation, &mut faults);
+            stream.ok_or(faults)
+        })
+        .collect();
+    let oids: Vec<u32> = streams.iter().flatten().map(|stream| stream.relation.oid).collect();
+    let facts = facts(client, &oids).await?;
+    for found in &mut streams {
+        let Ok(stream) = found else { continue };
+        if let Some(what) = refused(stream, facts.get(&stream.relation.oid)) {
+            *found = Err(wrong(what));
         }
-        let relation = found.remove(&(request.namespace.clone(), request.name.clone()));
-        streams.extend(Stream::new(request, relation, &mut faults));
     }
-    let facts = facts(client, &streams).await?;
-    for stream in &streams {
-        faults.config.extend(refused(stream, facts.get(&stream.relation.oid)));
-    }
-    faults.into_result(role)?;
-    let mut published = published(client, &streams).await?;
-    let tables = streams.into_iter().map(|stream| {
+    let mut published = published(client, &oids).await?;
+    let mut table = |stream: Stream| {
         let oid = stream.relation.oid;
         let parts = facts.get(&oid).map_or(&[][..], |facts| &facts.parts);
         let (identity, full) = identity(&stream, parts);
@@ -119,8 +131,8 @@ pub async fn look(
         let mut table = Table { stream, published, identity, full, publishable, left_out };
         table.add_identity();
         table
-    });
-    Ok(tables.collect())
+    };
+    Ok(streams.into_iter().map(|stream| stream.map(&mut table)).collect())
 }
 
 impl Table {
@@ -194,8 +206,7 @@ impl Part {
     }
 }
 
-async fn facts(client: &Client, streams: &[Stream]) -> Result<HashMap<u32, Facts>, SourceError> {
-    let oids: Vec<u32> = streams.iter().map(|stream| stream.relation.oid).collect();
+async fn facts(client: &Client, oids: &[u32]) -> Result<HashMap<u32, Facts>, SourceError> {
     let index = |which: &str| {
         format!(
             "COALESCE((SELECT pg_catalog.array_agg(a.attname::text ORDER BY a.attnum) \
@@ -277,9 +288,8 @@ fn identity(stream: &Stream, parts: &[Part]) -> (Vec<String>, bool) {
 
 async fn published(
     client: &Client,
-    streams: &[Stream],
+    oids: &[u32],
 ) -> Result<HashMap<u32, Vec<Published>>, SourceError> {
-    let oids: Vec<u32> = streams.iter().map(|stream| stream.relation.oid).collect();
     // A domain's base type says what its text is.
     let query = "WITH RECURSIVE base AS ( \
            SELECT t.oid AS type, t.oid, t.typtype, t.typbasetype, t.typelem \
@@ -313,11 +323,32 @@ async fn published(
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::decode::OnUnrepresentable;
     use crate::relation::ColumnInfo;
     use crate::types::TypeCatalog;
+
+    /// `public.<name>`, with the columns a and b and no identity.
+    pub(crate) fn table(name: &str) -> Table {
+        let column = |name: &str| Published {
+            name: name.to_owned(),
+            type_oid: 23,
+            type_modifier: -1,
+            delimiter: b',',
+            generated: String::new(),
+            toastable: false,
+        };
+        let relation = crate::check::tests::relation(name);
+        Table {
+            stream: Stream { relation, columns: Vec::new(), ..stream() },
+            published: vec![column("a"), column("b")],
+            identity: Vec::new(),
+            full: false,
+            publishable: true,
+            left_out: Vec::new(),
+        }
+    }
 
     fn part(replident: &str, primary_key: &[&str], index: &[&str], is_root: bool) -> Part {
         let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();

@@ -207,7 +207,10 @@ impl Load {
         }
         let keeper = Session::open(&config, "tidewater load keeper").await?;
         let database = identity::database(&keeper).await?;
-        let snapshot = snapshot::take(&keeper, &request.streams, &config, &request.slot).await?;
+        let publication = request.publication.as_deref();
+        let streams = &request.streams;
+        let snapshot =
+            snapshot::take(&keeper, streams, &config, &request.slot, publication).await?;
         let plans = try_join_all(
             snapshot
                 .streams

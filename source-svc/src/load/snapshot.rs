@@ -21,6 +21,7 @@ use tokio_postgres::error::SqlState;
 
 use super::handoff;
 use super::stream::{Faults, Stream};
+use crate::capture::publication::Names;
 use crate::capture::server;
 use crate::capture::shape::{self, Shape};
 use crate::config::Config;
@@ -54,17 +55,21 @@ struct Target {
 }
 
 /// Takes a snapshot on `keeper`, whose transaction holds it from then on.
-/// `slot`: the one that is handed off to; empty: none.
+/// `slot`: the one that is handed off to; empty: none. `publication`: what the
+/// tables' changes come through, if it is known.
 pub async fn take(
     keeper: &Session,
     requests: &[v1::LoadStream],
     config: &Config,
     slot: &str,
+    publication: Option<&str>,
 ) -> Result<Snapshot, SourceError> {
+    let names = publication.map(|publication| Names::new(publication, slot)).transpose()?;
+    let names = names.as_ref().map(|names| names.both().to_vec()).unwrap_or_default();
     for attempt in 1..=ATTEMPTS {
         let targets = targets(keeper, requests).await?;
         let shapes =
-            if slot.is_empty() { HashMap::new() } else { shapes(keeper, requests).await? };
+            if slot.is_empty() { HashMap::new() } else { shapes(keeper, requests, &names).await? };
         let consistent_point = if slot.is_empty() {
             let consistent_point = consistent_point(keeper).await?;
             begin(keeper).await?;
@@ -99,10 +104,11 @@ pub async fn take(
 async fn shapes(
     keeper: &Session,
     requests: &[v1::LoadStream],
+    publications: &[&str],
 ) -> Result<HashMap<(String, String), Shape>, SourceError> {
     let namespaces: Vec<&str> = requests.iter().map(|r| r.namespace.as_str()).collect();
     let names: Vec<&str> = requests.iter().map(|r| r.name.as_str()).collect();
-    shape::of(keeper, &namespaces, &names).await
+    shape::of(keeper, &namespaces, &names, publications).await
 }
 
 async fn begin(keeper: &Session) -> Result<(), SourceError> {

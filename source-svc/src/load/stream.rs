@@ -47,7 +47,7 @@ pub struct Incremental {
 }
 
 /// What is wrong with a stream, each line naming its table.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Faults {
     /// The table is not what discover saw.
     pub changed: Vec<String>,
@@ -142,6 +142,14 @@ impl Stream {
 impl Faults {
     fn count(&self) -> usize {
         self.changed.len() + self.config.len() + self.unreadable.len() + self.row_security.len()
+    }
+
+    /// Takes in those of another stream.
+    pub fn extend(&mut self, other: Faults) {
+        self.changed.extend(other.changed);
+        self.config.extend(other.config);
+        self.unreadable.extend(other.unreadable);
+        self.row_security.extend(other.row_security);
     }
 
     /// The worst kind of fault, with all faults of that kind. `role`: whom to

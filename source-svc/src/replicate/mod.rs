@@ -19,6 +19,7 @@ mod exclusive;
 pub mod pgoutput;
 mod relation;
 mod row;
+mod selection;
 mod shapes;
 mod spool;
 mod table;
@@ -37,7 +38,7 @@ use tracing::{Instrument, info_span};
 
 use crate::batch::Bounds;
 use crate::capture::publication::Names;
-use crate::capture::{self, publication, server, slot};
+use crate::capture::{server, slot};
 use crate::check;
 use crate::config::Config;
 use crate::connect::Session;
@@ -48,6 +49,7 @@ use crate::service::Limits;
 use confirm::{Confirmations, InFlight};
 use pgoutput::{Message, Tuple};
 use relation::{Known, Relations};
+use selection::Selection;
 use spool::Spool;
 use table::{Followed, Refused, Shared, Transaction};
 use window::{Log, Window, bad};
@@ -84,6 +86,9 @@ pub async fn replicate(
     events: &Events,
 ) -> Result<(), SourceError> {
     let mut reader = Reader::open(config, request, limits, writers, confirmations, events).await?;
+    for lost in std::mem::take(&mut reader.apart) {
+        reader.emit(Event::Lost(lost)).await?;
+    }
     let mut staged = reader.log.position();
     let mut next = reader.next().await?;
     while let Some(window) = next {
@@ -106,11 +111,14 @@ pub async fn replicate(
 
 struct Reader<'a> {
     log: Log,
+    names: Names,
     to: Lsn,
     initial_wait: Duration,
     /// New files of a table say nothing of its rows.
     ignore_rewrites: bool,
     tables: Vec<Followed>,
+    /// Tables that cannot be followed, to be told first.
+    apart: Vec<v1::TableLost>,
     relations: Relations,
     shared: Shared,
     in_flight: InFlight,
@@ -157,34 +165,24 @@ impl<'a> Reader<'a> {
             0 => INTERVALS_IN_FLIGHT,
             intervals => intervals,
         };
-        let streams: Option<Vec<_>> =
-            request.tables.iter().map(|table| table.stream.clone()).collect();
-        let streams = streams.filter(|streams| !streams.is_empty());
-        let streams = streams.ok_or_else(|| wrong("tables: none, or one without stream".into()))?;
         let session = Session::open(config, "tidewater replicate").await?;
         check::require_version(&session)?;
         server::require(&session).await?;
         exclusive::exclude_others(&session, &request.slot, config).await?;
         slot::find(&session, &request.slot).await?.ok_or_else(|| slot::gone(&request.slot))?;
-        let mut tables = capture::table::look(&session, &streams, &config.username).await?;
-        let (publications, ..) = publication::ensure(&session, &names, &tables, false).await?;
-        capture::publishes(&mut tables, &publications)?;
-        let relations = Relations::new(tables.iter());
-        let followed: Result<Vec<_>, _> = tables
-            .into_iter()
-            .zip(request.tables)
-            .map(|(table, request)| Followed::new(table, request))
-            .collect();
-        let option = names.option(publications.exist().1);
+        let selection = Selection::find(&session, &names, config, request.tables).await?;
+        let option = names.option(selection.inserts);
         let database = identity::database(&session).await?;
         let log = Log::open(session, &request.slot, option, window).await?;
         Ok(Reader {
             log,
+            names,
             to,
             initial_wait: Duration::from_millis(request.initial_wait_ms.into()),
             ignore_rewrites: request.ignore_rewrites,
-            tables: followed?,
-            relations,
+            relations: Relations::new(selection.tables.iter().map(|followed| &followed.table)),
+            tables: selection.tables,
+            apart: selection.apart,
             shared: Shared {
                 writers,
                 spool: Spool::default(),

@@ -33,7 +33,8 @@ impl Reader<'_> {
             self.tables.iter().map(|followed| &followed.table.stream.relation).collect();
         let namespaces: Vec<&str> = relations.iter().map(|of| of.namespace.as_str()).collect();
         let names: Vec<&str> = relations.iter().map(|of| of.name.as_str()).collect();
-        let mut found = shape::of(self.log.session(), &namespaces, &names).await?;
+        let publications = self.names.both();
+        let mut found = shape::of(self.log.session(), &namespaces, &names, &publications).await?;
         let mut seen = Vec::new();
         for (place, followed) in self.tables.iter().enumerate().filter(|(_, table)| !table.lost) {
             let relation = &followed.table.stream.relation;
@@ -47,9 +48,10 @@ impl Reader<'_> {
             let truncated =
                 followed.truncated_by.is_some_and(|xid| followed.log || now.is_filed_by(xid));
             let same_rows = truncated || self.ignore_rewrites;
-            let changed = match followed.shape.as_str() {
-                "" => None,
-                told => now.changed_since(told, same_rows, keyless),
+            let changed = match (followed.shape.as_str(), followed.log) {
+                ("", _) => None,
+                (told, true) => now.unpublished_since(told),
+                (told, false) => now.changed_since(told, same_rows, keyless),
             };
             seen.push((place, changed.map_or_else(|| Ok(now.text()), Err)));
         }

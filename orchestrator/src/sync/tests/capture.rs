@@ -25,6 +25,10 @@ pub(super) struct Log {
     changes: Vec<(u64, String)>,
     /// Transactions that the stream cannot tell.
     pub(super) untold: BTreeSet<u64>,
+    /// Tables that were dropped.
+    pub(super) gone: BTreeSet<String>,
+    /// Tables that will be, when a Replicate has begun.
+    pub(super) going: BTreeSet<String>,
     contents: BTreeMap<String, Content>,
     /// Calls of all services so far.
     calls: usize,
@@ -75,8 +79,13 @@ impl World {
             namespace: stream.namespace.clone(),
             name: stream.name.clone(),
             identity: vec!["id".into()],
+            trouble: self.log.gone.contains(&stream.name).then(|| TableTrouble {
+                what: format!("public.{} no longer exists", stream.name),
+                remedy: "run discover".into(),
+            }),
             ..Default::default()
         };
+        assert!(request.spare_others);
         OpenCaptureResponse {
             system_identifier: self.log.system.clone(),
             timeline: 1,
@@ -96,6 +105,13 @@ impl World {
         let lsn = |text: &str| text.parse::<Lsn>().unwrap().0;
         let to = lsn(&request.to);
         let (mut events, mut lost) = (Vec::new(), BTreeSet::new());
+        let going = std::mem::take(&mut self.log.going);
+        for name in &going {
+            let (namespace, name) = ("public".into(), name.clone());
+            lost.insert(name.clone());
+            events.push(Event::Lost(TableLost { namespace, name, reason: "dropped".into() }));
+        }
+        self.log.gone.extend(going);
         let mut from = self.log.confirmed;
         let pending: Vec<_> =
             self.log.changes.iter().filter(|(at, _)| *at > from && *at <= to).cloned().collect();
@@ -192,7 +208,7 @@ impl World {
     }
 
     pub(super) fn assert_complete(&self, what: &str) {
-        for name in self.tables.keys() {
+        for name in self.tables.keys().filter(|name| !self.log.gone.contains(*name)) {
             let content = self.log.contents.get(name).cloned().unwrap_or_default();
             let expected: Vec<_> = self
                 .log
@@ -354,6 +370,88 @@ async fn a_table_that_cannot_be_followed_is_loaded_anew_while_the_others_go_on()
     bench.sync().await.unwrap();
     assert_eq!(reads(&bench), [] as [&str; 0], "it is followed again");
     bench.fake.world().assert_complete("a is followed again");
+}
+
+#[tokio::test]
+async fn a_table_that_is_gone_is_passed_by_and_loaded_when_it_is_back() {
+    for in_mid_run in [false, true] {
+        let bench = bench(&[("a", 1), ("b", 1)]).await;
+        bench.sync().await.unwrap();
+        bench.fake.world().write(&["a", "b", "a"]);
+        let before = bench.fake.world().committed["a"].clone();
+        match in_mid_run {
+            true => bench.fake.world().log.going.insert("a".into()),
+            false => bench.fake.world().log.gone.insert("a".into()),
+        };
+        reads(&bench);
+        for round in 0..2 {
+            let summary = bench.sync().await.unwrap();
+            assert_eq!(summary.outcomes.len(), 1, "b is synced");
+            assert_eq!(summary.troubles[0].stream, "public.a", "{round}");
+            assert_eq!(summary.troubles[0].to_do, "run discover");
+            assert_eq!(bench.fake.world().committed["a"], before, "a keeps what it has");
+            bench.fake.world().assert_complete("b goes on");
+            let state = bench.state();
+            assert_eq!(state.run.unwrap().status, RunStatus::Finished);
+            assert_eq!(state.global.unwrap().streams, ["public.b"]);
+            let world = bench.fake.world();
+            assert_eq!(world.log.confirmed, world.log.end, "the slot is not held");
+        }
+        bench.fake.world().log.gone.clear();
+        assert_eq!(reads(&bench), [""; 0]);
+        let summary = bench.sync().await.unwrap();
+        assert!(summary.troubles.is_empty());
+        assert_eq!(reads(&bench), ["a"], "it has missed changes");
+        bench.fake.world().assert_complete("a is back");
+    }
+}
+
+#[tokio::test]
+async fn a_log_with_a_hole_does_not_hold_the_others_and_stays_in_trouble() {
+    // Whether anything had come for the log before.
+    for begun in [true, false] {
+        let mut bench = bench(&[("a", 1), ("b", 1)]).await;
+        bench.streams[0].sync_mode = SyncMode::StrictCdc;
+        let end = bench.fake.world().log.end;
+        bench.fake.world().log.confirmed = end;
+        bench.sync().await.unwrap();
+        let mut logged = Vec::new();
+        if begun {
+            bench.fake.world().write(&["a", "b"]);
+            logged.push(bench.fake.world().log.end - 11);
+            bench.sync().await.unwrap();
+        }
+        bench.fake.world().write(&["b", "a", "b"]);
+        let untold = bench.fake.world().log.end - 11;
+        bench.fake.world().log.untold.insert(untold);
+        for round in 0..3 {
+            bench.fake.world().write(&["a", "b"]);
+            let summary = bench.sync().await.unwrap();
+            assert_eq!(summary.troubles.len(), 1, "{round}: {:?}", summary.troubles);
+            assert!(summary.troubles[0].what.contains("hole"), "{:?}", summary.troubles);
+            let world = bench.fake.world();
+            let added = world.log.contents.get("a").map(|log| log.added.clone());
+            assert_eq!(added.unwrap_or_default(), logged, "{round}");
+            assert_eq!(world.log.confirmed, world.log.end, "the slot is not held");
+            let more = round + usize::from(begun);
+            assert_eq!(world.log.contents["b"].added.len(), 3 + more, "{round}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn where_only_logs_in_trouble_are_left_the_slot_stays() {
+    let mut bench = bench(&[("a", 1)]).await;
+    bench.streams[0].sync_mode = SyncMode::StrictCdc;
+    bench.sync().await.unwrap();
+    bench.fake.world().write(&["a"]);
+    let before = bench.fake.world().log.confirmed;
+    let untold = bench.fake.world().log.end - 1;
+    for _ in 0..2 {
+        bench.fake.world().log.untold.insert(untold);
+        assert_eq!(bench.sync().await.unwrap().troubles.len(), 1);
+        assert_eq!(bench.fake.world().log.confirmed, before);
+    }
 }
 
 /// More than the scenario below makes.
