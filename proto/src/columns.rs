@@ -16,7 +16,10 @@ pub const COLUMN: &str = "tidewater.column";
 /// Key of a field's metadata, whatever its value: the column (Binary) that says
 /// which values of a change are not in it, after the three of row_metadata. Bit
 /// `i % 8`, from the lowest, of byte `i / 8` stands for the source's column `i`,
-/// whose value is then null; no bits, or null: all are there.
+/// whose value is then null; no bits, or null: all are there. The bit after those of
+/// all columns stands for a change of the key: of a delete, that the next change of the
+/// stream is what the row became; of an update, that what it lacks the row had under
+/// the key of the change before it.
 pub const UNCHANGED: &str = "tidewater.unchanged";
 
 /// The places that the bits of an [`UNCHANGED`] value stand for, ascending.

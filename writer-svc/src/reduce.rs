@@ -16,7 +16,8 @@
 //! A change need not carry all of its row ([`proto::columns::UNCHANGED`]). What
 //! it lacks is what the change of the same key before it has, however far back;
 //! what none of the stream has stays unknown, and the row says so in the same
-//! column.
+//! column. A row that got another key has what it lacks under the one before
+//! ([`moves`]).
 //!
 //! Rows without a key are told apart by all of their columns, and counted
 //! ([`multiset`]).
@@ -29,6 +30,7 @@
 //! to its bucket: what it was before is let go of.
 
 mod bucket;
+mod moves;
 mod multiset;
 
 use std::hash::{DefaultHasher, Hasher};
@@ -44,6 +46,7 @@ use crate::naming::OP_TYPE;
 use crate::row_metadata;
 use crate::spill::PartitionSorter;
 use bucket::Bucket;
+use moves::Numbers;
 use multiset::Multiset;
 
 /// Parts that the changes are cut into by their keys.
@@ -65,6 +68,8 @@ pub struct Reducer {
     columns: Columns,
     converter: RowConverter,
     sorter: PartitionSorter,
+    numbers: Numbers,
+    budget_bytes: usize,
 }
 
 /// What a part of the keys comes to.
@@ -76,6 +81,8 @@ pub struct Reduced {
     /// the others); without a key: whole rows that are gone, each as often as it
     /// is.
     pub lacking: RecordBatch,
+    /// The keys under which the table has what those lack; `None`: their own.
+    pub from: Option<RecordBatch>,
     /// The columns of those to delete, each once.
     pub keys: RecordBatch,
 }
@@ -128,7 +135,7 @@ impl Reducer {
         let converter = converter(&keys)?;
         let sorter = PartitionSorter::new(dir, Arc::clone(&sent), budget_bytes);
         let columns = Columns { scope, schema: sent, reserved, keyed, key, keys };
-        Ok(Reducer { columns, converter, sorter })
+        Ok(Reducer { columns, converter, sorter, numbers: Numbers::default(), budget_bytes })
     }
 
     /// The schema of [`Reduced::keys`].
@@ -138,6 +145,8 @@ impl Reducer {
 
     /// Takes a batch, which comes after all before.
     pub fn push(&mut self, sent: &RecordBatch) -> Result<(), WriterError> {
+        let numbered = self.numbers.put(&self.columns, sent)?;
+        let sent = numbered.as_ref().unwrap_or(sent);
         let keys = self
             .converter
             .convert_columns(&self.columns.key_of(sent))
@@ -160,13 +169,14 @@ impl Reducer {
 
     /// What all changes come to, part after part.
     pub fn finish(self) -> Result<impl Iterator<Item = Result<Reduced, WriterError>>, WriterError> {
-        let Reducer { columns, converter, sorter } = self;
+        let Reducer { columns, converter, sorter, budget_bytes, .. } = self;
         let mut slices = sorter.finish()?.peekable();
-        let mut bucket = Comes::new(columns, converter);
+        let mut bucket = Comes::new(columns, converter, budget_bytes);
         Ok(std::iter::from_fn(move || {
-            let name = match slices.peek()? {
-                Ok((name, _)) => name.clone(),
-                Err(_) => return slices.next().and_then(Result::err).map(Err),
+            let name = match slices.peek() {
+                Some(Ok((name, _))) => name.clone(),
+                Some(Err(_)) => return slices.next().and_then(Result::err).map(Err),
+                None => return bucket.moved().transpose(),
             };
             while let Some(slice) =
                 slices.next_if(|slice| slice.as_ref().is_ok_and(|(next, _)| *next == name))
@@ -188,9 +198,9 @@ enum Comes {
 }
 
 impl Comes {
-    fn new(columns: Columns, converter: RowConverter) -> Self {
+    fn new(columns: Columns, converter: RowConverter, budget_bytes: usize) -> Self {
         match columns.keyed {
-            true => Comes::ByKey(Bucket::new(columns, converter)),
+            true => Comes::ByKey(Bucket::new(columns, converter, budget_bytes)),
             false => Comes::Counted(Multiset::new(columns, converter)),
         }
     }
@@ -206,6 +216,14 @@ impl Comes {
         match self {
             Comes::ByKey(bucket) => bucket.reduce(),
             Comes::Counted(multiset) => multiset.reduce(),
+        }
+    }
+
+    /// After all buckets: rows that got another key.
+    fn moved(&mut self) -> Result<Option<Reduced>, WriterError> {
+        match self {
+            Comes::ByKey(bucket) => bucket.moved(),
+            Comes::Counted(_) => Ok(None),
         }
     }
 }

@@ -21,7 +21,7 @@ use crate::Options;
 use crate::decimal;
 use crate::encode::Encoder;
 use crate::error::WriterError;
-use crate::iceberg::aside::Aside;
+use crate::iceberg::aside::{self, Aside};
 use crate::iceberg::positions;
 use crate::layout::Layout;
 use crate::partition::Split;
@@ -131,6 +131,8 @@ impl Changes {
 
     fn finish(mut self, cancelled: &CancellationToken) -> Result<StagedChunk, WriterError> {
         let mut aside: Option<Aside> = None;
+        let keys = self.keys.as_ref().map(|_| self.reducer.keys());
+        let waits = aside::columns(&self.sent, keys.as_deref());
         for reduced in self.reducer.finish()? {
             if cancelled.is_cancelled() {
                 return Err(WriterError::Cancelled);
@@ -141,16 +143,16 @@ impl Changes {
                 keys.push(&reduced.keys)?;
             }
             if reduced.lacking.num_rows() > 0 {
-                let aside = match &mut aside {
-                    Some(aside) => aside,
+                let open = match &mut aside {
+                    Some(open) => open,
                     None => {
                         let (destination, table) =
                             (self.request.destination.as_ref(), self.request.table.as_ref());
                         let target = target::of(destination, table, &self.options)?;
-                        aside.insert(target.put_aside(&self.request, &self.sent)?)
+                        aside.insert(target.put_aside(&self.request, &waits)?)
                     }
                 };
-                aside.push(&reduced.lacking)?;
+                open.push(&aside::rows(&waits, &reduced.lacking, reduced.from.as_ref())?)?;
             }
         }
         let mut staged = self.rows.finish(cancelled)?;

@@ -17,12 +17,14 @@ pub struct Source {
 }
 
 /// Appends a row. `said`: the cells before those of the columns; if
-/// `says_unchanged`, one more tells which values are left out. An error leaves
-/// what was there, and says which column and why.
+/// `says_unchanged`, one more tells which values are left out, and whether the row
+/// has `moved` to another key with them. An error leaves what was there, and says
+/// which column and why.
 pub fn append<'a>(
     row: &mut Vec<u8>,
     said: [&[u8]; 3],
     says_unchanged: bool,
+    moved: bool,
     sources: &[Source],
     value: &impl Fn(&Source) -> Datum<'a>,
 ) -> Result<(), String> {
@@ -34,7 +36,8 @@ pub fn append<'a>(
     if says_unchanged {
         let unchanged = sources.iter().enumerate();
         let unchanged = unchanged.filter(|(_, source)| value(source) == Datum::Unchanged);
-        match unchanged_bits(unchanged.map(|(at, _)| at)) {
+        let unchanged = unchanged.map(|(at, _)| at).chain(moved.then_some(sources.len()));
+        match unchanged_bits(unchanged) {
             none if none.is_empty() => null(row),
             bits => cell(row, &bits),
         }

@@ -209,7 +209,7 @@ impl Followed {
     /// A new row.
     pub fn insert(&mut self, transaction: &Transaction, new: Tuple<'_>) -> Result<u64, Refused> {
         let new = self.values(new)?;
-        self.append(b'c', transaction, |source| new[source.place])?;
+        self.append(b'c', transaction, false, |source| new[source.place])?;
         Ok(1)
     }
 
@@ -232,15 +232,16 @@ impl Followed {
             let value = &mut new[source.place];
             match (*value, before) {
                 (Datum::Unchanged, Some(before @ Datum::Text(_))) => *value = before,
-                (Datum::Unchanged, _) => left_out = Some(source),
+                (Datum::Unchanged, _) if left_out.is_none_or(|other: &Source| !other.identity) => {
+                    left_out = Some(source);
+                }
                 _ => {}
             }
             if source.identity && before.is_some_and(|before| before != *value) {
                 moved = true;
             }
         }
-        // What is left out is told of the row's own key only.
-        let unknown = left_out.filter(|source| moved || source.identity || !self.says_unchanged());
+        let unknown = left_out.filter(|source| source.identity || !self.says_unchanged());
         if let Some(source) = unknown {
             return Err(Refused::Lost(format!(
                 "an UPDATE{} left the large value of column {} as it was, and the log does not say \
@@ -249,16 +250,17 @@ impl Followed {
                 source.name
             )));
         }
+        let takes_along = moved && left_out.is_some();
         // Without a key the row that was is known by all of its values.
         moved |= self.table.identity.is_empty();
         match &old {
-            Some(old) if moved => self.delete_row(transaction, old)?,
+            Some(old) if moved => self.delete_row(transaction, old, takes_along)?,
             None if self.table.identity.is_empty() => {
                 return Err(Refused::Lost("an UPDATE does not say what its row was".to_owned()));
             }
             _ => {}
         }
-        self.append(b'u', transaction, |source| new[source.place])?;
+        self.append(b'u', transaction, takes_along, |source| new[source.place])?;
         Ok(1 + u64::from(moved))
     }
 
@@ -266,11 +268,17 @@ impl Followed {
     pub fn delete(&mut self, transaction: &Transaction, old: Tuple<'_>) -> Result<u64, Refused> {
         self.require_identity("a DELETE")?;
         let old = self.values(old)?;
-        self.delete_row(transaction, &old)?;
+        self.delete_row(transaction, &old, false)?;
         Ok(1)
     }
 
-    fn delete_row(&mut self, transaction: &Transaction, old: &[Datum<'_>]) -> Result<(), Refused> {
+    /// `takes_along`: the change that comes next has values of this row.
+    fn delete_row(
+        &mut self,
+        transaction: &Transaction,
+        old: &[Datum<'_>],
+        takes_along: bool,
+    ) -> Result<(), Refused> {
         let full = self.table.full;
         let unknown =
             |source: &&Source| source.identity && !matches!(old[source.place], Datum::Text(_));
@@ -279,7 +287,7 @@ impl Followed {
             let what = format!("the old row has no value of the key's column {}", source.name);
             return Err(Refused::Lost(what));
         }
-        self.append(b'd', transaction, |source| match source.identity || full {
+        self.append(b'd', transaction, takes_along, |source| match source.identity || full {
             true => old[source.place],
             false => Datum::Unchanged,
         })
@@ -324,13 +332,14 @@ impl Followed {
         &mut self,
         op: u8,
         transaction: &Transaction,
+        moved: bool,
         value: impl Fn(&Source) -> Datum<'a>,
     ) -> Result<(), Refused> {
         let (op, time) = ([op], transaction.commit_time.to_be_bytes());
         let said: [&[u8]; 3] = [&op, &time, transaction.text.as_bytes()];
         let says_unchanged = self.says_unchanged();
         let row = &mut self.changes.pending;
-        let appended = row::append(row, said, says_unchanged, &self.sources, &value);
+        let appended = row::append(row, said, says_unchanged, moved, &self.sources, &value);
         appended.map_err(|what| self.bad(&row::key(&self.sources, value), what).into())
     }
 

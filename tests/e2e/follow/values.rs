@@ -43,10 +43,31 @@ fn a_large_value_that_was_left_as_it_was_is_the_tables() -> Result<()> {
          UPDATE t SET n = 9 WHERE id = 4; UPDATE t SET v = repeat('x', 3000) WHERE id = 100",
         "UPDATE t SET n = 10 WHERE id IN (4, 100)",
         "UPDATE t SET day = day + 1",
+        // Another key: twice, exchanged, and the old one taken by a new row.
+        "UPDATE t SET id = 205 WHERE id = 5; UPDATE t SET id = 206 WHERE id = 6;
+         UPDATE t SET id = 207, n = 1 WHERE id = 206; INSERT INTO t VALUES (5, 1, 'short', 'too')",
+        "BEGIN; UPDATE t SET id = -1 WHERE id = 7; UPDATE t SET id = 7 WHERE id = 8;
+         UPDATE t SET id = 8 WHERE id = -1; COMMIT; UPDATE t SET n = 11 WHERE id = 8",
+        "UPDATE t SET id = id + 1000, v = 'short' WHERE id BETWEEN 20 AND 40",
     ] {
         followed.psql(sql)?;
         followed_equals(&followed, &T).context(sql)?;
     }
+    Ok(())
+}
+
+#[test]
+fn what_the_same_interval_changed_under_another_key_is_loaded() -> Result<()> {
+    let followed = Followed::new(Into::Iceberg, "values_moved", SQL)?.keeping_deleted()?;
+    followed.sync()?;
+    // A row that is kept as deleted has the values, too.
+    followed.psql("UPDATE t SET id = 209 WHERE id = 9; UPDATE t SET id = 309 WHERE id = 209")?;
+    followed_equals(&followed, &T)?;
+    followed.psql(
+        "UPDATE t SET v = repeat('now', 900) WHERE id = 10; UPDATE t SET id = 210 WHERE id = 10",
+    )?;
+    let outcome = followed.sync_equals(&T)?;
+    ensure!(outcome.stderr.contains("public.t is loaded anew"), "{}", outcome.stderr);
     Ok(())
 }
 
@@ -64,7 +85,10 @@ fn so_it_is_in_tables_that_are_partitioned_and_in_format_version_3() -> Result<(
             })?;
         }
         followed.sync()?;
-        for sql in ["UPDATE t SET n = 1, day = day + 1 WHERE id < 30", "UPDATE t SET n = 2"] {
+        for sql in [
+            "UPDATE t SET n = 1, day = day + 1 WHERE id < 30",
+            "UPDATE t SET n = 2; UPDATE t SET id = id + 500 WHERE id < 9",
+        ] {
             followed.psql(sql)?;
             let outcome = followed.sync()?;
             ensure!(!outcome.stderr.contains("loaded anew"), "{}", outcome.stderr);

@@ -1,12 +1,15 @@
 //! Rows that cannot be staged yet: an Arrow stream among the load's data files,
 //! which no snapshot ever refers to. It goes with the load, or as soon as that is
 //! committed.
+//!
+//! After the columns of a change come those of its key once more, as the table has
+//! it: null unless the row got another key since.
 
 use std::io::BufReader;
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
-use arrow::datatypes::Schema;
+use arrow::array::{RecordBatch, new_null_array};
+use arrow::datatypes::{FieldRef, Schema, SchemaRef};
 use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::StreamWriter;
 use proto::v1::{StageRequest, StagedChunk};
@@ -18,6 +21,45 @@ use super::{IcebergTable, Paths};
 use crate::error::WriterError;
 use crate::stage::Sink;
 use crate::storage::plain;
+
+/// Marks the columns of the key that a row had.
+const MOVED_FROM: &str = "tidewater.moved-from";
+
+/// The columns of rows that are put aside; `keys`: those of a key, if there is one.
+pub fn columns(sent: &Schema, keys: Option<&Schema>) -> SchemaRef {
+    let mark = |field: &FieldRef| {
+        let field = field.as_ref().clone().with_nullable(true);
+        Arc::new(field.with_metadata([(MOVED_FROM.to_owned(), String::new())].into()))
+    };
+    let keys = keys.into_iter().flat_map(|keys| keys.fields().iter().map(mark));
+    let fields: Vec<_> = sent.fields().iter().cloned().chain(keys).collect();
+    Arc::new(Schema::new_with_metadata(fields, sent.metadata().clone()))
+}
+
+/// Changes with these columns; `from`: the keys that they had.
+pub fn rows(
+    columns: &SchemaRef,
+    changes: &RecordBatch,
+    from: Option<&RecordBatch>,
+) -> Result<RecordBatch, WriterError> {
+    let mut arrays = changes.columns().to_vec();
+    match from {
+        Some(from) => arrays.extend(from.columns().iter().cloned()),
+        None => {
+            let keys = columns.fields().iter().skip(arrays.len());
+            let nulls = keys.map(|key| new_null_array(key.data_type(), changes.num_rows()));
+            arrays.extend(nulls.collect::<Vec<_>>());
+        }
+    }
+    RecordBatch::try_new(Arc::clone(columns), arrays)
+        .map_err(WriterError::arrow("putting rows aside"))
+}
+
+/// How many of the columns are those of the changes.
+pub(super) fn sent(columns: &Schema) -> usize {
+    let is_from = |field: &FieldRef| field.metadata().contains_key(MOVED_FROM);
+    columns.fields().iter().position(is_from).unwrap_or(columns.fields().len())
+}
 
 /// How its name ends.
 const SUFFIX: &str = ".arrow";

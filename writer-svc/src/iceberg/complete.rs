@@ -17,6 +17,8 @@
 //! not change the values of one; a place that a row has moved from makes the
 //! commit be refused, and everything is read again.
 //!
+//! A row that got another key is looked for under the one that it had.
+//!
 //! A value is never guessed: where a row is not there, or the table has what is
 //! not understood here, that is said, nothing is staged, and the table has to be
 //! loaded anew. Only what is kept as deleted goes without: its key is then all
@@ -29,7 +31,7 @@ use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, StringArray, UInt32Array,
 };
 use arrow::compute::kernels::zip::zip;
-use arrow::compute::{concat_batches, take_record_batch};
+use arrow::compute::{concat_batches, is_not_null, take_record_batch};
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow::util::display::array_value_to_string;
 use iceberg::spec::FormatVersion;
@@ -91,7 +93,11 @@ impl Task<'_> {
         let Lookup { table, base } = self.lookup;
         let paths = Paths::of(Some(&base.metadata), &table.new_location);
         let reader = aside::open(table, &paths, self.pending)?;
-        let sent = reader.schema();
+        let waits = reader.schema();
+        let sent = (0..aside::sent(&waits)).collect::<Vec<_>>();
+        let sent = Arc::new(
+            waits.project(&sent).map_err(WriterError::arrow("taking columns of changes"))?,
+        );
         let keyed = self.stage.table.as_ref().is_some_and(|table| !table.key_columns.is_empty());
         let data = self.staging(Kind::Data, 2);
         let mut rows = Rows::begin(data, &sent, self.options)?;
@@ -102,10 +108,10 @@ impl Task<'_> {
             let doing = format!("reading {}", self.pending.manifest);
             part.push(batch.map_err(WriterError::arrow(doing))?);
             if part.is_full() {
-                self.part(&part.take(&sent)?, &mut rows, keys.as_mut(), &mut places)?;
+                self.part(&part.take(&waits)?, &mut rows, keys.as_mut(), &mut places)?;
             }
         }
-        self.part(&part.take(&sent)?, &mut rows, keys.as_mut(), &mut places)?;
+        self.part(&part.take(&waits)?, &mut rows, keys.as_mut(), &mut places)?;
         if keyed {
             return Ok(rows.finish(&Default::default())?);
         }
@@ -119,14 +125,16 @@ impl Task<'_> {
 
     fn part(
         &self,
-        sent: &RecordBatch,
+        waited: &RecordBatch,
         rows: &mut Rows,
         keys: Option<&mut Keys>,
         places: &mut Places,
     ) -> Result<(), Unfound> {
-        if sent.num_rows() == 0 {
+        if waited.num_rows() == 0 {
             return Ok(());
         }
+        let (sent, from) = parts(waited)?;
+        let sent = &sent;
         let Some(keys) = keys else {
             if self.lookup.base.metadata.format_version() >= FormatVersion::V3 {
                 let what = "rows of a table without a key cannot be deleted by their places in \
@@ -141,7 +149,7 @@ impl Task<'_> {
             }
             return Ok(());
         };
-        let wanted = keys.of(sent)?;
+        let wanted = keys.of(sent, &from)?;
         let (source, laid_out) = rows.lay_out(sent)?;
         let lacking = Lacking::of(sent, rows, &laid_out)?;
         let missing = self.lookup.rows(&wanted, &lacking.columns, |hits, arrays| {
@@ -241,8 +249,18 @@ impl Keys {
         Ok(Keys { layout, places })
     }
 
-    fn of(&mut self, sent: &RecordBatch) -> Result<RecordBatch, WriterError> {
+    /// `from`: the columns of the keys that rows had; null where they have them.
+    fn of(&mut self, sent: &RecordBatch, from: &RecordBatch) -> Result<RecordBatch, WriterError> {
         let keys = sent.project(&self.places).map_err(WriterError::arrow("taking keys"))?;
+        let before = |(at, own): (usize, &ArrayRef)| match from.columns().get(at) {
+            Some(from) => zip(&is_not_null(from)?, from, own),
+            None => Ok(Arc::clone(own)),
+        };
+        let columns = keys.columns().iter().enumerate().map(before);
+        let keys = columns
+            .collect::<Result<Vec<_>, _>>()
+            .and_then(|columns| RecordBatch::try_new(keys.schema(), columns))
+            .map_err(WriterError::arrow("taking keys"))?;
         self.layout.apply(&keys, None)
     }
 }
@@ -314,6 +332,16 @@ impl Lacking {
         let merged = hits.iter().enumerate().map(merge).collect::<Result<Vec<_>, _>>()?;
         Ok(Arc::new(StringArray::from(merged)))
     }
+}
+
+/// What was put aside: the changes, and the keys that they had.
+fn parts(waited: &RecordBatch) -> Result<(RecordBatch, RecordBatch), WriterError> {
+    let sent = aside::sent(&waited.schema());
+    let part = |columns: std::ops::Range<usize>| {
+        let part = waited.project(&columns.collect::<Vec<_>>());
+        part.map_err(WriterError::arrow("taking columns of changes"))
+    };
+    Ok((part(0..sent)?, part(sent..waited.num_columns())?))
 }
 
 fn take(batch: &RecordBatch, at: &UInt32Array) -> Result<RecordBatch, WriterError> {

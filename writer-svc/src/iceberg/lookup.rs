@@ -21,7 +21,8 @@ pub mod scan;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, UInt32Array};
+use arrow::compute::take_arrays;
 use arrow::row::{RowConverter, SortField};
 use parquet::arrow::PARQUET_FIELD_ID_META_KEY;
 
@@ -78,9 +79,13 @@ impl Lookup<'_> {
         let columns = columns_of(keys)?;
         let converter = converter(&columns)?;
         let mut wanted = HashMap::with_capacity(keys.num_rows());
+        // Of a key that is wanted again: the place before, by the last one.
+        let mut again = HashMap::new();
         let rows = converter.convert_columns(keys.columns()).map_err(comparing())?;
         for (place, key) in rows.iter().enumerate() {
-            wanted.insert(Key::from(key.as_ref()), place);
+            if let Some(before) = wanted.insert(Key::from(key.as_ref()), place) {
+                again.insert(place, before);
+            }
         }
         let ids: Vec<i32> = columns.iter().map(|column| column.id).collect();
         let bounds = Bounds::of(self.base, &ids, keys);
@@ -117,9 +122,21 @@ impl Lookup<'_> {
                     let mut told = 0;
                     scan.read(values, Some(&at), |_, arrays| {
                         let rows = arrays.first().map_or(0, |array| array.len());
-                        found(&hits[told..told + rows], arrays)?;
+                        let hits = &hits[told..told + rows];
                         told += rows;
-                        Ok(())
+                        let (mut at, mut places): (Vec<u32>, Vec<usize>) = Default::default();
+                        for (row, mut place) in (0..).zip(hits) {
+                            while let Some(before) = again.get(place) {
+                                at.push(row);
+                                places.push(*before);
+                                place = before;
+                            }
+                        }
+                        if !at.is_empty() {
+                            let arrays = take_arrays(&arrays, &UInt32Array::from(at), None);
+                            found(&places, arrays.map_err(comparing())?)?;
+                        }
+                        found(hits, arrays)
                     })?;
                 }
                 Step::Deletes(file) => {
@@ -132,6 +149,13 @@ impl Lookup<'_> {
             }
         }
         missing.extend(wanted.into_values());
+        for at in 0..missing.len() {
+            let mut place = missing[at];
+            while let Some(before) = again.get(&place) {
+                missing.push(*before);
+                place = *before;
+            }
+        }
         Ok(missing)
     }
 

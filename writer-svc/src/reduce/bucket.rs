@@ -4,11 +4,12 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, RecordBatch};
-use arrow::compute::{interleave, interleave_record_batch};
+use arrow::compute::{concat_batches, interleave, interleave_record_batch};
 use arrow::datatypes::SchemaRef;
 use arrow::row::RowConverter;
 use proto::columns::{unchanged, unchanged_bits};
 
+use super::moves::{Departure, Moves, split};
 use super::{Columns, Reduced, Scope};
 use crate::error::WriterError;
 use crate::naming::OP_TYPE;
@@ -35,6 +36,8 @@ pub(super) struct Bucket {
     states: Vec<State>,
     /// The state of each key's last change.
     last: HashMap<Box<[u8]>, usize>,
+    /// Of all buckets.
+    moves: Moves,
 }
 
 /// What is known of a key; by transaction: of what one has made of it.
@@ -47,6 +50,9 @@ struct State {
     /// Columns that the last change does not carry, and the one that does;
     /// `None`: none of this stream.
     lacking: Vec<(usize, Option<Place>)>,
+    /// The move by which the row came under this key, with values that none of the
+    /// stream carries.
+    origin: Option<u64>,
 }
 
 impl State {
@@ -56,14 +62,19 @@ impl State {
         lacking.map_or(Some(self.last), |(_, place)| *place)
     }
 
+    /// Columns whose values are not known.
+    fn unknown(&self) -> impl Iterator<Item = usize> {
+        self.lacking.iter().filter(|(_, place)| place.is_none()).map(|(column, _)| *column)
+    }
+
     /// Whether a value is not known.
     fn lacks(&self) -> bool {
-        self.lacking.iter().any(|(_, place)| place.is_none())
+        self.unknown().next().is_some()
     }
 }
 
 impl Bucket {
-    pub(super) fn new(columns: Columns, converter: RowConverter) -> Self {
+    pub(super) fn new(columns: Columns, converter: RowConverter, budget_bytes: usize) -> Self {
         Bucket {
             columns,
             converter,
@@ -72,6 +83,7 @@ impl Bucket {
             compact_at: COMPACT_BYTES,
             states: Vec::new(),
             last: HashMap::new(),
+            moves: Moves::new(budget_bytes),
         }
     }
 
@@ -90,19 +102,34 @@ impl Bucket {
         for (row, key) in keys.iter().enumerate() {
             let (last, op) = ((number, row), ops.value(row));
             let (deleted, known) = (op == DELETED, self.last.get(key.as_ref()).copied());
-            let lacking = match unchanged.filter(|bits| bits.is_valid(row)) {
-                Some(bits) if !deleted || self.columns.scope == Scope::Kept => {
-                    self.lacking(bits.value(row), known)?
+            let said = unchanged.filter(|bits| bits.is_valid(row)).map(|bits| bits.value(row));
+            let said = said.map(|said| split(&self.columns, said));
+            let before = known.map(|known| &self.states[known]);
+            let (lacking, origin) = match said {
+                // It had another key before: what this one's row was says nothing.
+                Some((bits, Some(number))) if !deleted => (self.taken_along(bits)?, Some(number)),
+                Some((bits, _)) if !deleted || self.columns.scope == Scope::Kept => {
+                    let origin = before.and_then(|state| state.origin);
+                    (self.lacking(bits, known)?, origin)
                 }
-                _ => Vec::new(),
+                _ => (Vec::new(), None),
             };
+            if let Some((_, Some(number))) = said.filter(|_| deleted) {
+                let departure = Departure {
+                    key: key.as_ref().into(),
+                    unknown: before.map(|state| state.unknown().collect()),
+                    origin: before.and_then(|state| state.origin),
+                };
+                self.moves.depart(number, departure);
+            }
             let same = known.filter(|&known| self.is_same_transaction(known, last));
             if let Some(state) = same.map(|known| &mut self.states[known]) {
                 (state.last, state.deleted, state.lacking) = (last, deleted, lacking);
+                state.origin = origin;
                 continue;
             }
             let at = self.states.len();
-            self.states.push(State { last, deleted, created: op == CREATED, lacking });
+            self.states.push(State { last, deleted, created: op == CREATED, lacking, origin });
             match known {
                 Some(_) => {
                     if let Some(known) = self.last.get_mut(key.as_ref()) {
@@ -120,6 +147,20 @@ impl Bucket {
         Ok(())
     }
 
+    /// What a change lacks that its row had under another key.
+    fn taken_along(&self, bits: &[u8]) -> Result<Vec<(usize, Option<Place>)>, WriterError> {
+        unchanged(bits).map(|bit| Ok((self.column(bit)?, None))).collect()
+    }
+
+    /// The place of a source's column.
+    fn column(&self, bit: usize) -> Result<usize, WriterError> {
+        let column = bit + self.columns.reserved;
+        if column >= self.columns.schema.fields().len() {
+            return Err(WriterError::BadData("a change lacks a column that is none".into()));
+        }
+        Ok(column)
+    }
+
     /// Where the columns are that a change lacks, of the key whose state is
     /// `known`.
     fn lacking(
@@ -131,13 +172,11 @@ impl Bucket {
         if self.columns.scope != Scope::Kept && before.is_some_and(|before| before.deleted) {
             return Err(WriterError::BadData("a row is changed after it is gone".into()));
         }
-        let found = |column: usize| {
-            if column >= self.columns.schema.fields().len() {
-                return Err(WriterError::BadData("a change lacks a column that is none".into()));
-            }
+        let found = |bit: usize| {
+            let column = self.column(bit)?;
             Ok((column, before.and_then(|state| state.place(column))))
         };
-        unchanged(bits).map(|bit| found(bit + self.columns.reserved)).collect()
+        unchanged(bits).map(found).collect()
     }
 
     /// Whether a change belongs to what a state stands for.
@@ -176,8 +215,17 @@ impl Bucket {
         let live = states.iter().filter(|state| scope != Scope::Stream || !state.deleted);
         let (whole, lacking): (Vec<_>, Vec<_>) =
             live.partition(|state| scope == Scope::Transaction || !state.lacks());
-        let rows = pick(&self.columns, &batches, &whole)?;
+        let (moved, lacking): (Vec<_>, Vec<_>) =
+            lacking.into_iter().partition(|state| state.origin.is_some());
+        let mut rows = pick(&self.columns, &batches, &whole)?;
         let lacking = pick(&self.columns, &batches, &lacking)?;
+        if !moved.is_empty() {
+            let came = moved.iter().filter_map(|state| state.origin).collect();
+            if let Some(too_many) = self.moves.wait(pick(&self.columns, &batches, &moved)?, came) {
+                rows = concat_batches(&self.columns.schema, [&rows, &too_many])
+                    .map_err(WriterError::arrow("putting changes together"))?;
+            }
+        }
         let keys: Vec<_> = batches
             .iter()
             .map(|batch| batch.project(&self.columns.key))
@@ -189,7 +237,13 @@ impl Bucket {
             Scope::Transaction => false,
         });
         let gone: Vec<_> = gone.map(|state| state.last).collect();
-        Ok(Reduced { rows, lacking, keys: interleaved(&self.columns.keys, &keys, &gone)? })
+        let keys = interleaved(&self.columns.keys, &keys, &gone)?;
+        Ok(Reduced { rows, lacking, from: None, keys })
+    }
+
+    /// After all buckets: rows that got another key.
+    pub(super) fn moved(&mut self) -> Result<Option<Reduced>, WriterError> {
+        self.moves.next(&self.columns, &self.converter)
     }
 }
 
@@ -217,8 +271,7 @@ fn pick(
             .map_err(WriterError::arrow("taking values of earlier changes"))?;
     }
     let unknown = states.iter().map(|state| {
-        let unknown = state.lacking.iter().filter(|(_, place)| place.is_none());
-        let bits = unchanged_bits(unknown.map(|(column, _)| column - columns.reserved));
+        let bits = unchanged_bits(state.unknown().map(|column| column - columns.reserved));
         (!bits.is_empty()).then_some(bits)
     });
     arrays[row_metadata::UNCHANGED] = Arc::new(unknown.collect::<BinaryArray>());

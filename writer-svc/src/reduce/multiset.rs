@@ -116,6 +116,7 @@ impl Multiset {
         Ok(Reduced {
             rows: interleaved(schema, &batches, &more)?,
             lacking: interleaved(schema, &batches, &fewer)?,
+            from: None,
             keys: RecordBatch::new_empty(keys.clone()),
         })
     }

@@ -48,7 +48,7 @@ fn reduce(batches: &[RecordBatch], budget: usize) -> (BTreeMap<(i64, String), i6
     batches.iter().for_each(|batch| reducer.push(batch).unwrap());
     let (mut rows, mut keys) = (BTreeMap::new(), Vec::new());
     for reduced in reducer.finish().unwrap() {
-        let Reduced { rows: live, keys: gone, lacking } = reduced.unwrap();
+        let Reduced { rows: live, keys: gone, lacking, from: _ } = reduced.unwrap();
         assert_eq!(lacking.num_rows(), 0, "every change is whole");
         let (a, v) = (live.column(3).as_primitive::<Int64Type>(), live.column(5));
         for row in 0..live.num_rows() {
@@ -135,7 +135,7 @@ fn a_key_that_changes_all_the_time_takes_no_memory() {
     let scope = Scope::Stream;
     let columns =
         Columns { scope, schema: schema(), reserved: 3, keyed: true, key: vec![3, 4], keys };
-    let mut bucket = Bucket::new(columns, converter);
+    let mut bucket = Bucket::new(columns, converter, 1 << 20);
     let changes = vec![("u", 1, "hot", 1); 10_000];
     let batch = batch(&changes);
     for _ in 0..200 {
@@ -247,7 +247,7 @@ fn reduce_long(
     batches.iter().for_each(|batch| reducer.push(batch).unwrap());
     let (mut rows, mut gone) = (Vec::new(), Vec::new());
     for reduced in reducer.finish().unwrap() {
-        let Reduced { rows: whole, lacking, keys } = reduced.unwrap();
+        let Reduced { rows: whole, lacking, keys, from: _ } = reduced.unwrap();
         gone.extend(keys.column(0).as_primitive::<Int64Type>().values());
         let lacks = |row: usize| lacking.column(3).is_valid(row);
         assert!((0..lacking.num_rows()).all(lacks), "what lacks nothing is whole");
@@ -377,7 +377,7 @@ fn counted(seed: u64, scope: Scope, budget: usize) {
         rows.num_rows()
     };
     for reduced in reducer.finish().unwrap() {
-        let Reduced { rows, lacking, keys } = reduced.unwrap();
+        let Reduced { rows, lacking, keys, from: _ } = reduced.unwrap();
         assert_eq!(keys.num_rows(), 0);
         let gone = add(&lacking, true, -1);
         add(&rows, false, 1);
@@ -398,4 +398,103 @@ fn of_n_equal_rows_of_which_k_are_deleted_there_are_k_fewer() {
             counted(seed, Scope::Kept, budget);
         }
     }
+}
+
+/// The same batch, these rows of it being changes of a key.
+fn moving(batch: &RecordBatch, moves: &[usize]) -> RecordBatch {
+    let bits = batch.column(3).as_binary::<i32>();
+    let said = (0..batch.num_rows()).map(|row| {
+        let known = bits.is_valid(row).then(|| unchanged(bits.value(row)));
+        let flag = moves.contains(&row).then_some(3);
+        let bits = unchanged_bits(known.into_iter().flatten().chain(flag));
+        Some(bits).filter(|bits| !bits.is_empty())
+    });
+    let mut columns = batch.columns().to_vec();
+    columns[3] = Arc::new(said.collect::<BinaryArray>());
+    RecordBatch::try_new(batch.schema(), columns).unwrap()
+}
+
+/// A row of a table whose keys change: its values, and of each the key under which
+/// the table had it before; none: the stream says it.
+#[derive(Clone)]
+struct Moving {
+    values: [String; 2],
+    from: [Option<i64>; 2],
+}
+
+fn keys_that_change(seed: u64) {
+    let mut next = random(seed);
+    let before: BTreeMap<i64, [String; 2]> =
+        (0..20).map(|key| (key, [format!("v{key}"), format!("w{key}")])).collect();
+    let there = |(key, values): (&i64, &[String; 2])| {
+        (*key, Moving { values: values.clone(), from: [Some(*key); 2] })
+    };
+    let mut table: BTreeMap<i64, Moving> = before.iter().map(there).collect();
+    let (mut batches, mut touched) = (Vec::new(), BTreeMap::new());
+    for statement in 0..40 {
+        let (mut changes, mut moves): (Vec<Long>, Vec<usize>) = Default::default();
+        for number in 0..next(6) {
+            let (key, other) = (next(30) as i64, next(30) as i64);
+            let Some(mut row) = table.remove(&key) else { continue };
+            let set = (next(2) == 0).then(|| format!("{statement}-{number}"));
+            if let Some(value) = &set {
+                (row.values[0], row.from[0]) = (value.clone(), None);
+            }
+            let to = if next(2) == 0 || table.contains_key(&other) { key } else { other };
+            if to != key {
+                moves.extend([changes.len(), changes.len() + 1]);
+                changes.push(("d", 1, key, [None, None]));
+                touched.insert(key, ());
+            }
+            changes.push(("u", 1, to, [set, None]));
+            touched.insert(to, ());
+            table.insert(to, row);
+        }
+        if !changes.is_empty() {
+            let split = next(changes.len() as u64) as usize;
+            // The two changes of a move may come in two batches.
+            let (batch, rest) = (moving(&long_batch(&changes), &moves), changes.len() - split);
+            batches.extend([batch.slice(0, split), batch.slice(split, rest)]);
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let key = ["k".to_owned()];
+    let mut reducer =
+        Reducer::new(Scope::Stream, long_schema(), &key, dir.path(), 64 << 20).unwrap();
+    batches.iter().for_each(|batch| reducer.push(batch).unwrap());
+    let mut found = BTreeMap::new();
+    for reduced in reducer.finish().unwrap() {
+        let Reduced { rows, lacking, from, .. } = reduced.unwrap();
+        let keys = |batch: &RecordBatch, at: usize| {
+            batch.column(at).as_primitive::<Int64Type>().values().to_vec()
+        };
+        let origins = from.map_or_else(|| keys(&lacking, 4), |from| keys(&from, 0));
+        for (batch, origins) in [(&rows, None), (&lacking, Some(origins))] {
+            for (row, key) in keys(batch, 4).into_iter().enumerate() {
+                let expected = &table[&key];
+                let bits = batch.column(3).as_binary::<i32>();
+                let lacks = bits.is_valid(row).then(|| unchanged(bits.value(row)));
+                let lacks: Vec<usize> = lacks.into_iter().flatten().map(|at| at - 1).collect();
+                for (at, expected) in expected.values.iter().enumerate() {
+                    let value = match (lacks.contains(&at), &origins) {
+                        (false, _) => batch.column(5 + at).as_string::<i32>().value(row),
+                        (true, Some(origins)) => &before[&origins[row]][at],
+                        (true, None) => continue,
+                    };
+                    assert_eq!(value, expected, "seed {seed}, key {key}");
+                }
+                // What stays unknown the stream has changed under another key.
+                let said = lacks.iter().any(|at| expected.from[*at].is_none());
+                assert!(origins.is_some() || lacks.is_empty() || said, "seed {seed}, key {key}");
+                assert_eq!(found.insert(key, ()), None, "a key has one row");
+            }
+        }
+    }
+    let live = touched.keys().filter(|key| table.contains_key(key));
+    assert_eq!(found.keys().collect::<Vec<_>>(), live.collect::<Vec<_>>(), "seed {seed}");
+}
+
+#[test]
+fn values_of_a_row_that_got_another_key_are_those_of_the_key_that_it_had_in_the_table() {
+    (0..200).for_each(keys_that_change);
 }

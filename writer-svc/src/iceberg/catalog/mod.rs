@@ -92,8 +92,8 @@ impl TableChange {
     pub fn of(table: &TableName, base: &Loaded, next: &Next) -> Self {
         TableChange {
             table: table.clone(),
-            requirements: rest::requirements(&base.metadata, next),
-            updates: rest::updates(&base.metadata, next),
+            requirements: rest::changes::requirements(&base.metadata, next),
+            updates: rest::changes::updates(&base.metadata, next),
         }
     }
 }

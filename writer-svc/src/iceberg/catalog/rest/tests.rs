@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use iceberg::spec::Transform;
 use serde_json::{Value, json};
 
+use super::changes::updates;
 use super::*;
 use crate::s3::fake::blocking;
 

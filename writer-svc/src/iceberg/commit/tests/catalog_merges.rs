@@ -2,7 +2,7 @@
 //! they demand still holds, as REST catalogs may.
 
 use super::*;
-use crate::iceberg::catalog::rest;
+use crate::iceberg::catalog::rest::changes::requirements;
 
 #[derive(Debug)]
 struct Merging(Box<dyn Catalog>);
@@ -28,7 +28,7 @@ impl Catalog for Merging {
     ) -> Result<Swap, WriterError> {
         let Some(base) = base else { return self.0.swap(table, None, next) };
         let now = self.0.load(table)?.expect("nobody drops it");
-        for required in rest::requirements(&base.metadata, next) {
+        for required in requirements(&base.metadata, next) {
             if required.check(Some(&now.metadata)).is_err() {
                 return Ok(Swap::Conflict);
             }
