@@ -10,9 +10,9 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use proto::Token;
 use proto::dial::Connection;
 use proto::v1::writer_client::WriterClient;
+use proto::{Fault, Token};
 
 /// How long another writer is preferred to one that has failed; it doubles with each
 /// further failure …
@@ -145,6 +145,13 @@ impl Assigned {
     pub fn failed(mut self) {
         self.has_failed = true;
     }
+
+    /// Gives it back after a fault, which may be another's.
+    pub fn blame(self, fault: &Fault) {
+        if fault.writer == self.writer.address {
+            self.failed();
+        }
+    }
 }
 
 impl Drop for Assigned {
@@ -161,6 +168,7 @@ impl Drop for Assigned {
 #[cfg(test)]
 mod tests {
     use proto::token::AttachToken;
+    use proto::v1::ErrorCode;
     use tonic::service::interceptor::InterceptedService;
     use tonic::transport::Endpoint;
 
@@ -206,6 +214,23 @@ mod tests {
         let single = pool(&["a"]);
         single.take().failed();
         assert_eq!(address(&single.take()), "a");
+    }
+
+    #[tokio::test]
+    async fn only_the_writer_that_a_fault_names_is_to_blame() {
+        let writers = pool(&["http://host:5005", "http://host:50051"]);
+        let words = "the writer at http://host:50051: connection refused";
+        let fault = Fault::new(ErrorCode::Unavailable, words);
+        let failures = || -> Vec<u32> {
+            writers.locked().members.iter().map(|member| member.failures).collect()
+        };
+        for (fault, expected) in
+            [(fault.clone(), [0, 0]), (fault.at_writer("http://host:50051"), [0, 1])]
+        {
+            let both = [writers.take(), writers.take()];
+            both.into_iter().for_each(|assigned| assigned.blame(&fault));
+            assert_eq!(failures(), expected);
+        }
     }
 
     #[test]

@@ -27,18 +27,27 @@ pub struct Fault {
     pub remedy: String,
     /// Whether trying the same again may succeed.
     pub transient: bool,
+    /// The address of the writer that cannot be used; empty: none is to blame.
+    pub writer: String,
 }
 
 impl Fault {
     /// A fault with its code's usual retryability and no remedy.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
         let (_, transient) = code_table(code);
-        Fault { code, message: message.into(), remedy: String::new(), transient }
+        let (message, remedy, writer) = (message.into(), String::new(), String::new());
+        Fault { code, message, remedy, transient, writer }
     }
 
     /// The same with what to do about it.
     pub fn remedy(mut self, remedy: impl Into<String>) -> Self {
         self.remedy = remedy.into();
+        self
+    }
+
+    /// The same, with the writer that is to blame.
+    pub fn at_writer(mut self, address: &str) -> Self {
+        self.writer = address.to_owned();
         self
     }
 
@@ -98,6 +107,7 @@ impl From<Fault> for Status {
             code: fault.code.into(),
             remedy: fault.remedy,
             transient: fault.transient,
+            writer: fault.writer,
         };
         Status::with_details(code, fault.message, detail.encode_to_vec().into())
     }
@@ -115,6 +125,7 @@ impl From<Status> for Fault {
                 message: status.message().to_owned(),
                 remedy: detail.remedy,
                 transient: detail.transient,
+                writer: detail.writer,
             };
         }
         let (code, transient) = match status.code() {
@@ -132,7 +143,7 @@ impl From<Status> for Fault {
         if message.is_empty() {
             message = format!("{:?}", status.code());
         }
-        Fault { code, message, remedy: String::new(), transient }
+        Fault { transient, ..Fault::new(code, message) }
     }
 }
 
@@ -152,6 +163,8 @@ mod tests {
         let codes = (0..).map_while(|n| ErrorCode::try_from(n).ok()).skip(1);
         for code in codes {
             let fault = Fault::new(code, "reading public.t: gone").remedy("run discover again");
+            assert_eq!(Fault::from(Status::from(fault.clone())), fault);
+            let fault = fault.at_writer("http://host:5005");
             assert_eq!(Fault::from(Status::from(fault.clone())), fault);
         }
     }

@@ -79,7 +79,7 @@ impl Writers {
                 let token = Token::new(&address.token).map_err(SourceError::Writer)?;
                 proto::dial::dial(&address.address, "writer-svc", token.as_ref(), &self.tls)
                     .await
-                    .map_err(SourceError::Writer)?
+                    .map_err(|fault| SourceError::Writer(fault.at_writer(&address.address)))?
             }
         };
         Ok(Writer { connection, address: address.clone(), home: self.clone() })
@@ -175,7 +175,9 @@ pub async fn start(
     let staged = async move {
         put(writer, received, limit).await.map_err(|fault| match fault.code {
             // Who is to blame is to be told: others may be there.
-            ErrorCode::Unavailable => fault.context(format_args!("the writer at {address}")),
+            ErrorCode::Unavailable => {
+                fault.context(format_args!("the writer at {address}")).at_writer(&address)
+            }
             _ => fault,
         })
     };

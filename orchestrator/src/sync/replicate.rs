@@ -450,10 +450,9 @@ impl Sync<'_> {
 }
 
 impl Call {
-    /// The writer that a fault names is left alone for a while.
+    /// The writer that is to blame for a fault is left alone for a while.
     fn blame(self, fault: &Fault) {
-        let named = |at: &Assigned| fault.message.contains(&at.writer().address);
-        self.assigned.into_iter().filter(named).for_each(Assigned::failed);
+        self.assigned.into_iter().for_each(|assigned| assigned.blame(fault));
     }
 
     fn index(&self, namespace: &str, name: &str) -> Result<usize, Fault> {
