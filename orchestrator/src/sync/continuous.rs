@@ -152,11 +152,13 @@ impl Continuous {
     }
 
     /// Whether another attempt may fare better. What worked before and is gone
-    /// now (a server that restarts, a service, a name) may come back.
+    /// now (a server that restarts, a name) may come back. A service that has ended
+    /// is started again, or comes back, in the first moment as well; then so often
+    /// ([`Backoff`]).
     fn may_pass(&self, fault: &Fault) -> bool {
         use ErrorCode::{Conflict, IncompleteStream, Unavailable, Unreachable};
-        let gone = matches!(fault.code, Unavailable | Unreachable | IncompleteStream | Conflict);
-        fault.transient || gone && self.working().proven
+        let gone = matches!(fault.code, Unreachable | Conflict) && self.working().proven;
+        fault.transient || gone || matches!(fault.code, Unavailable | IncompleteStream)
     }
 }
 
@@ -348,7 +350,8 @@ mod tests {
         let continuous = Continuous::new(&UpdateMethod::default(), CancellationToken::new());
         let refused = Fault { transient: false, ..Fault::new(ErrorCode::Unreachable, "refused") };
         let wrong = Fault::new(ErrorCode::Authentication, "no");
-        assert!(!continuous.may_pass(&refused));
+        let died = Fault { transient: false, ..Fault::new(ErrorCode::Unavailable, "killed") };
+        assert!(!continuous.may_pass(&refused) && continuous.may_pass(&died));
         continuous.proven();
         assert!(continuous.may_pass(&refused));
         assert!(!continuous.may_pass(&wrong));

@@ -135,6 +135,82 @@ fn services_that_are_killed_are_started_again() -> Result<()> {
     Ok(())
 }
 
+/// Hurts something of a running sync.
+type Hurt<'a> = dyn FnMut(&Running) -> Result<()> + 'a;
+
+/// What is hurt while nothing has worked yet: a transaction that is open keeps the
+/// slot from being made.
+fn in_the_first_moment(
+    followed: &Followed,
+    mut going: Running,
+    hurt: &mut [&mut Hurt<'_>],
+) -> Result<Outcome> {
+    for hurt in hurt {
+        let mut process = None;
+        poll("another attempt waits for the slot", || {
+            ensure!(!going.ended()?, "the sync has ended");
+            let waits = followed.psql(
+                "SELECT pid FROM pg_stat_activity WHERE application_name = 'tidewater capture'
+                 AND query LIKE '%create_logical_replication_slot%' AND state = 'active'",
+            )?;
+            process = Some(waits).filter(|pid| !pid.is_empty());
+            Ok(process.is_some())
+        })
+        .or_else(|error| Err(error.context(going.stop()?)))?;
+        hurt(&going)?;
+        // Its session may outlive it.
+        followed.psql(&format!("SELECT pg_terminate_backend({})", process.unwrap_or_default()))?;
+    }
+    followed.psql("ROLLBACK PREPARED 'open'")?;
+    followed.caught_up(&mut going)?;
+    let outcome = end(going)?;
+    followed.equals(&TABLES)?;
+    ensure!(outcome.stderr.contains("trying again in"), "{}", outcome.stderr);
+    Ok(outcome)
+}
+
+#[test]
+fn services_that_are_killed_in_the_first_moment_do_not_end_it() -> Result<()> {
+    let server = own_server(Options::default().set("max_prepared_transactions", 2))?;
+    let open = "BEGIN; INSERT INTO keyless VALUES (1, 'never'); PREPARE TRANSACTION 'open'";
+    // Of a deployment.
+    let followed = Followed::at(&server, Into::Parquet, "first_deployed", SCHEMA)?;
+    let (mut source, mut writer) = (Service::source(&[])?, Service::writer(&[])?);
+    followed.psql(open)?;
+    let going = followed.go_on_through(&sync_through(Some(&source), &[&writer]), 1)?;
+    in_the_first_moment(
+        &followed,
+        going,
+        &mut [
+            &mut |_| {
+                source.kill()?;
+                source.restart()
+            },
+            &mut |_| {
+                writer.kill()?;
+                writer.restart()
+            },
+        ],
+    )?;
+    // Our own.
+    let followed = Followed::at(&server, Into::Parquet, "first_own", SCHEMA)?;
+    followed.psql(open)?;
+    let kill = |victim: fn((u32, u32)) -> u32| {
+        move |going: &Running| {
+            let victim = victim(moment::services(going)?);
+            signal(victim, "KILL")?;
+            moment::gone(&[victim])
+        }
+    };
+    let (mut source, mut writer) = (kill(|(source, _)| source), kill(|(_, writer)| writer));
+    let outcome =
+        in_the_first_moment(&followed, followed.go_on()?, &mut [&mut source, &mut writer])?;
+    for name in ["source-svc was killed by signal 9", "writer-svc was killed by signal 9"] {
+        ensure!(outcome.stderr.contains(name), "{}", outcome.stderr);
+    }
+    Ok(())
+}
+
 #[test]
 fn services_of_a_deployment_may_restart() -> Result<()> {
     let followed = Followed::new(Into::Iceberg, "restarted_services", SCHEMA)?;
