@@ -61,6 +61,31 @@ fn every_kind_of_change_arrives_in_parquet_on_the_oldest_server() -> Result<()> 
     all_kinds(&Build::all()?[0], Into::Parquet)
 }
 
+#[test]
+fn every_kind_of_change_arrives_on_the_servers_in_between() -> Result<()> {
+    let builds = Build::all()?;
+    for build in builds.iter().skip(1).take(builds.len().saturating_sub(2)) {
+        few_syncs(build).with_context(|| format!("on PostgreSQL {}", build.version))?;
+    }
+    Ok(())
+}
+
+/// The same, of all rounds but the last at once.
+fn few_syncs(build: &Build) -> Result<()> {
+    let followed = Followed::on(build, Into::Iceberg, "kinds", SCHEMA)?;
+    followed.sync()?;
+    let (last, before) = ROUNDS.split_last().context("several rounds")?;
+    followed.psql(&before.join(" "))?;
+    let outcome = followed.sync()?;
+    followed.equals_by_duckdb(&TABLES)?;
+    for table in TABLES {
+        assert_eq!(Followed::how(&outcome, table)?, "followed", "{table}");
+    }
+    followed.psql(last)?;
+    followed.sync()?;
+    followed.equals_by_duckdb(&TABLES)
+}
+
 fn all_kinds(build: &Build, into: Into) -> Result<()> {
     let followed = Followed::on(build, into, "kinds", SCHEMA)?;
     let first = followed.sync_equals(&TABLES).context("the first sync")?;
