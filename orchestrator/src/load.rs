@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use proto::Fault;
+use proto::lsn::Lsn;
 use proto::v1::{CloseLoadRequest, ErrorCode, LoadTable, OpenLoadRequest, OpenLoadResponse};
 use serde_json::Value;
 
@@ -80,6 +81,7 @@ fn covers(opened: &[usize], live: &LiveLoad, tables: &[TableRun], keeper: &State
 pub fn is_left(table: &TableRun) -> bool {
     table.outcome.is_none()
         && table.trouble.is_none()
+        && !table.is_loaded_beside
         && matches!(table.action, Action::ReadAll | Action::ReadMissing)
 }
 
@@ -145,9 +147,7 @@ pub fn remember(
     capture: Option<&Capture>,
     keeper: &mut StateKeeper,
 ) -> Result<(), Fault> {
-    let consistent_point = load.live.consistent_point.parse().map_err(|error| {
-        Fault::new(ErrorCode::Internal, format!("source-svc says where a load is: {error}"))
-    })?;
+    let consistent_point = consistent_point(load)?;
     let handed_off = capture.map(|capture| capture.at(consistent_point));
     let state = keeper.change();
     state.set_consistent_point(&load.live.consistent_point);
@@ -185,6 +185,13 @@ pub fn remember(
         state.stream_mut(&stream.namespace, &stream.name).state.chunks = Some(missing);
     }
     Ok(())
+}
+
+/// Where in the log a load is.
+pub fn consistent_point(load: &OpenLoad) -> Result<Lsn, Fault> {
+    load.live.consistent_point.parse().map_err(|error| {
+        Fault::new(ErrorCode::Internal, format!("source-svc says where a load is: {error}"))
+    })
 }
 
 /// The commit that a table's chunks are for. One that is followed may be loaded

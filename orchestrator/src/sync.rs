@@ -51,6 +51,7 @@ use crate::summary::{Format, Outcome, Summary};
 use crate::writers::Writers;
 
 mod attempt;
+mod beside;
 pub mod capture;
 pub mod certificate;
 mod changes;
@@ -78,6 +79,7 @@ pub mod trouble;
 pub use stop::Stop;
 
 use attempt::Job;
+use beside::{Beside, Hold, Place};
 use capture::Capture;
 use continuous::Continuous;
 use incremental::Reached;
@@ -88,6 +90,7 @@ use settings::Settings;
 use trouble::Trouble;
 
 /// What every step of a sync uses.
+#[derive(Clone)]
 pub struct Context<'a> {
     /// The source service.
     pub source: SourceClient<Connection>,
@@ -110,6 +113,7 @@ pub struct Context<'a> {
 }
 
 /// One selected stream in this run.
+#[derive(Clone)]
 pub struct TableRun {
     /// "schema.table".
     pub id: String,
@@ -148,6 +152,8 @@ pub struct TableRun {
     pub reload_at: Option<Instant>,
     /// Why it stays as it is, whatever becomes of the others.
     pub trouble: Option<Trouble>,
+    /// It is being loaded while the others are followed.
+    pub is_loaded_beside: bool,
 }
 
 impl TableRun {
@@ -171,6 +177,7 @@ impl TableRun {
             lost_at: None,
             reload_at: None,
             trouble: None,
+            is_loaded_beside: false,
         }
     }
 
@@ -245,6 +252,10 @@ struct Sync<'a> {
     tables: Vec<TableRun>,
     /// Open from the preparation on, if a stream asks for it.
     capture: Option<Capture>,
+    /// Told where a load is, if this is one beside a sync.
+    place: Option<Place>,
+    /// Keeps the slot back for such a load.
+    hold: Option<Hold>,
     /// When the log was last asked where it ends.
     round_began: Instant,
     /// It was asked when the sync was to end already.
@@ -277,6 +288,8 @@ impl<'a> Sync<'a> {
             resumed,
             tables,
             capture: None,
+            place: None,
+            hold: None,
             round_began: Instant::now(),
             is_last_round: false,
             round_took: Duration::ZERO,
@@ -289,24 +302,59 @@ impl<'a> Sync<'a> {
     async fn run(&mut self) -> Result<(), Stop> {
         let mut load = self.prepare().instrument(info_span!("prepare")).await?;
         self.begin_run().await?;
+        let mut beside = None;
+        let done = self.rounds(&mut load, &mut beside).await;
+        if let Some(beside) = beside {
+            self.leave(beside).await;
+        }
+        done
+    }
+
+    async fn rounds(
+        &mut self,
+        load: &mut Option<OpenLoad>,
+        beside: &mut Option<Beside<'a>>,
+    ) -> Result<(), Stop> {
         loop {
-            self.following(false);
-            let span = match self.tables.iter().any(load::is_left) {
-                true => info_span!("load"),
-                false => Span::none(),
-            };
-            self.load(load.take()).instrument(span).await?;
+            if beside.is_some() || load.is_none() && self.can_load_beside() {
+                if beside.is_none() {
+                    *beside = Some(self.load_beside());
+                }
+            } else {
+                self.load_first(load.take()).await?;
+            }
             self.following(true);
-            let began = Instant::now();
-            let lost = self.replicate().instrument(info_span!("replicate")).await?;
-            self.round_took = began.elapsed();
-            let on = match self.context.continuous.clone() {
-                Some(continuous) => self.next_round(&continuous, lost).await?,
-                None => lost,
+            let on = match beside {
+                Some(beside) => beside.run(self.round()).await?,
+                None => self.round().await?,
             };
+            if let Some(loaded) = beside.take() {
+                *beside = self.join(loaded).await?;
+            }
             if !on {
                 return self.finish_run().await;
             }
+        }
+    }
+
+    /// Loads what is to be loaded, before anything is followed.
+    async fn load_first(&mut self, load: Option<OpenLoad>) -> Result<(), Stop> {
+        self.following(false);
+        let span = match self.tables.iter().any(load::is_left) {
+            true => info_span!("load"),
+            false => Span::none(),
+        };
+        self.load(load).instrument(span).await
+    }
+
+    /// Follows the log to where it ended; whether the sync goes on.
+    async fn round(&mut self) -> Result<bool, Stop> {
+        let began = Instant::now();
+        let lost = self.replicate().instrument(info_span!("replicate")).await?;
+        self.round_took = began.elapsed();
+        match self.context.continuous.clone() {
+            Some(continuous) => self.next_round(&continuous, lost).await,
+            None => Ok(lost),
         }
     }
 
@@ -366,6 +414,9 @@ impl<'a> Sync<'a> {
 
     /// Drains the load, and lets go of it unless a later sync may continue it.
     async fn read(&mut self, load: &OpenLoad) -> Result<(), Stop> {
+        if let Some(place) = &self.place {
+            place.tell(load)?;
+        }
         self.settle_unchanged(load);
         load::remember(load, &self.tables, self.capture.as_ref(), &mut self.keeper)?;
         self.keeper.save().await?;

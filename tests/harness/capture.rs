@@ -283,6 +283,7 @@ impl Capture {
                                 config: Some(config.clone()),
                                 slot: slot.clone(),
                                 lsn: interval.to.clone(),
+                                ..Default::default()
                             };
                             client.confirm(request).await.map_err(Fault::from)?;
                         }
@@ -327,6 +328,7 @@ impl Capture {
             config: Some(self.config.clone()),
             slot: slot.to_owned(),
             lsn: lsn.to_owned(),
+            ..Default::default()
         };
         Ok(self.runtime.block_on(self.client.confirm(request))?.into_inner().confirmed_flush)
     }

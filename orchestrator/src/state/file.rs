@@ -31,6 +31,11 @@ impl StateFile {
         Ok((StateFile { path, save, _lock: lock }, state))
     }
 
+    /// No file: nothing is ever written.
+    pub fn none() -> Self {
+        StateFile { path: PathBuf::new(), save: false, _lock: None }
+    }
+
     /// Where the file lies.
     pub fn path(&self) -> &Path {
         &self.path

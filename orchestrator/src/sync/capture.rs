@@ -65,7 +65,7 @@ impl Sync<'_> {
         }
         for (at, seen) in captured.into_iter().zip(tables) {
             // One that is lost is loaded anew, whatever it holds.
-            if self.tables[at].lost.is_some() {
+            if self.tables[at].lost.is_some() || self.tables[at].is_loaded_beside {
                 continue;
             }
             let id = self.tables[at].id.clone();
@@ -311,6 +311,7 @@ impl TableRun {
 
     /// Whether nothing keeps it from being followed any further.
     pub fn goes_on(&self) -> bool {
-        self.lost.is_none() && self.trouble.is_none()
+        let loads = self.is_loaded_beside || load::is_left(self);
+        self.lost.is_none() && self.trouble.is_none() && !loads
     }
 }

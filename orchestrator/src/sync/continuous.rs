@@ -14,6 +14,8 @@
 //! another, which goes the way of a new process: services are started or dialled
 //! anew, and the tables say where they are. So nothing has to be repaired.
 //!
+//! Where others are followed, tables are loaded beside the rounds ([`super::beside`]).
+//!
 //! Asked to end, a round stops after the interval at hand, and one more reads to
 //! where the log ends by then, or one interval; see [`Continuous::end`].
 
@@ -32,6 +34,7 @@ use tracing::{Instrument, info_span};
 use super::{Inputs, Job, Stop, Sync, TableRun};
 use crate::cli::Flags;
 use crate::config::source::UpdateMethod;
+use crate::load;
 use crate::progress::human;
 use crate::state::keeper::StateKeeper;
 use crate::streams::{SelectedStream, SyncMode};
@@ -288,7 +291,10 @@ impl Sync<'_> {
 
     /// At the end: no table waits to be loaded anew.
     fn nothing_is_lost(&self) -> Result<(), Stop> {
-        let lost: Vec<_> = self.tables.iter().filter(|table| table.lost.is_some()).collect();
+        let waits = |table: &&TableRun| {
+            table.lost.is_some() || table.is_loaded_beside || load::is_left(table)
+        };
+        let lost: Vec<_> = self.tables.iter().filter(waits).collect();
         if lost.is_empty() {
             return Ok(());
         }

@@ -34,6 +34,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{Instrument, info_span};
 use uuid::Uuid;
 
+use super::beside::Hold;
 use super::capture::Capture;
 use super::changes::{self, Staged};
 use super::commit;
@@ -365,10 +366,12 @@ impl Sync<'_> {
         self.keeper.change().certify(&capture.at(to));
         self.keeper.save().await?;
         self.certify(capture).await?;
+        let hold = self.hold.as_ref().map(Hold::at).filter(|hold| *hold < to);
         let request = ConfirmRequest {
             config: Some(self.context.source_config.clone()),
             slot: capture.slot().to_owned(),
             lsn: to.to_string(),
+            hold: hold.map(|hold| hold.to_string()).unwrap_or_default(),
         };
         let mut source = self.context.source.clone();
         let answer = self.context.cancellable(source.confirm(request)).await?;
@@ -383,7 +386,7 @@ impl Sync<'_> {
         self.context.progress.confirmed(|lag| lag.hold(log_end, held));
         call.confirmed = to;
         if let Some(capture) = &mut self.capture {
-            capture.log.confirmed = to;
+            capture.log.confirmed = hold.unwrap_or(to);
         }
         Ok(())
     }

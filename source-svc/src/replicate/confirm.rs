@@ -66,13 +66,18 @@ impl Confirmations {
         config: &Config,
         request: &v1::ConfirmRequest,
     ) -> Result<v1::ConfirmResponse, SourceError> {
-        let lsn: Lsn = request
-            .lsn
-            .parse()
-            .map_err(|error| SourceError::Config(vec![format!("lsn: {error}")]))?;
+        let parsed = |key: &str, text: &str| {
+            text.parse::<Lsn>()
+                .map_err(|error| SourceError::Config(vec![format!("{key}: {error}")]))
+        };
+        let lsn = parsed("lsn", &request.lsn)?;
+        let to = match request.hold.as_str() {
+            "" => lsn,
+            hold => parsed("hold", hold)?.min(lsn),
+        };
         slot::check_name(&request.slot)?;
         let session = Session::open(config, "tidewater confirm").await?;
-        let reached = slot::advance(&session, &request.slot, lsn).await?;
+        let reached = slot::advance(&session, &request.slot, to).await?;
         let held = slot::find(&session, &request.slot).await?;
         let held = held.ok_or_else(|| slot::gone(&request.slot))?;
         let end = server::end_of_log(&session).await?;
@@ -81,8 +86,9 @@ impl Confirmations {
         let sender = slots.get(&Place::of(config, &request.slot)).and_then(Weak::upgrade);
         if let Some(sender) = sender {
             sender.send_if_modified(|confirmed| {
-                let more = reached > *confirmed;
-                *confirmed = (*confirmed).max(reached);
+                let done = if to < lsn { lsn } else { reached };
+                let more = done > *confirmed;
+                *confirmed = (*confirmed).max(done);
                 more
             });
         }

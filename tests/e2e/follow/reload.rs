@@ -4,7 +4,7 @@
 use anyhow::{Result, ensure};
 use serde_json::json;
 use tests::going::end;
-use tests::run::Project;
+use tests::run::{Project, poll};
 
 use super::{Followed, Into};
 
@@ -117,6 +117,47 @@ fn a_sync_that_goes_on_follows_columns_without_another_discover() -> Result<()> 
     }
     end(going)?;
     followed.equals(&STREAMS)
+}
+
+#[test]
+fn the_others_are_followed_while_a_table_is_loaded() -> Result<()> {
+    for into in [Into::Parquet, Into::Iceberg] {
+        let followed = Followed::new(into, "reload_beside", SQL)?;
+        followed
+            .project
+            .edit("source.json", |source| source["lock_timeout_ms"] = 300_000.into())?;
+        let mut going = followed.go_on()?;
+        followed.caught_up(&mut going)?;
+        // A load's snapshot waits for every transaction that writes.
+        let database = followed.project.database();
+        let holder = database.psql_background(
+            "BEGIN; SELECT pg_current_xact_id(); SELECT pg_sleep(600) /* holds the load */",
+        )?;
+        let holds = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+                     AND query LIKE '%holds the load%' AND backend_xid IS NOT NULL";
+        poll("a transaction is open", || Ok(database.psql(holds)? == "1"))?;
+        followed.psql("VACUUM FULL t; UPDATE t SET v = 'late' WHERE id = 3")?;
+        let loads = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+                     AND application_name LIKE 'tidewater load%'";
+        poll("the load has begun", || Ok(database.psql(loads)? != "0"))?;
+        for _ in 0..2 {
+            followed
+                .psql("UPDATE other SET v = v || '.' WHERE id < 9; UPDATE t SET v = v || 'b'")?;
+            poll("the others are followed", || {
+                ensure!(!going.ended()?, "the sync has ended");
+                Ok(followed.equals(&["public.other"]).is_ok())
+            })?;
+        }
+        ensure!(database.psql(loads)? != "0", "the load was not held");
+        drop(holder);
+        followed.caught_up(&mut going)?;
+        followed.equals(&STREAMS)?;
+        followed.psql("UPDATE t SET v = v || 'c' WHERE id < 7")?;
+        let outcome = end(going)?;
+        followed.equals(&STREAMS)?;
+        assert_eq!(Followed::how(&outcome, "public.t")?, "loaded");
+    }
+    Ok(())
 }
 
 #[test]

@@ -29,7 +29,7 @@ pub(super) struct Log {
     pub(super) gone: BTreeSet<String>,
     /// Tables that will be, when a Replicate has begun.
     pub(super) going: BTreeSet<String>,
-    contents: BTreeMap<String, Content>,
+    pub(super) contents: BTreeMap<String, Content>,
     /// Calls of all services so far.
     calls: usize,
     /// The call that fails, and whether it has done its work before.
@@ -39,9 +39,9 @@ pub(super) struct Log {
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
-struct Content {
+pub(super) struct Content {
     loaded: u64,
-    added: Vec<u64>,
+    pub(super) added: Vec<u64>,
 }
 
 impl World {
@@ -176,11 +176,13 @@ impl World {
     }
 
     pub(super) fn confirm(&mut self, request: ConfirmRequest) -> ConfirmResponse {
-        let to = request.lsn.parse::<Lsn>().unwrap().0;
+        let lsn = |text: &str| text.parse::<Lsn>().unwrap().0;
+        let hold = Some(request.hold.as_str()).filter(|hold| !hold.is_empty());
+        let to = hold.map_or(u64::MAX, lsn).min(lsn(&request.lsn));
         assert!(to >= self.log.confirmed, "a slot moves forward");
         self.log.confirmed = to;
-        let end = Lsn(self.log.end).to_string();
-        ConfirmResponse { confirmed_flush: request.lsn, end, ..Default::default() }
+        let (confirmed_flush, end) = (Lsn(to).to_string(), Lsn(self.log.end).to_string());
+        ConfirmResponse { confirmed_flush, end, ..Default::default() }
     }
 
     /// What a commit makes of a table.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use proto::lsn::Lsn;
+
 use super::capture::{bench, reads};
 use super::fake::World;
 use super::*;
@@ -79,4 +81,62 @@ async fn a_table_that_is_lost_is_loaded_in_the_same_run() {
     .unwrap();
     bench.fake.world().assert_complete("after the end");
     assert_eq!(reads(&bench), ["a", "b", "a", "a"]);
+}
+
+#[tokio::test]
+async fn the_others_are_followed_while_a_table_is_loaded_anew() {
+    let bench = bench(&[("a", 2), ("b", 1)]).await;
+    let added = |world: &World| world.log.contents["b"].added.len();
+    beside(&bench, async {
+        caught_up(&bench).await;
+        {
+            let mut world = bench.fake.world();
+            world.held.insert("a".into());
+            world.write(&["a", "b"]);
+            let untold = world.log.end - 11;
+            world.log.untold.insert(untold);
+        }
+        until(&bench, |world| world.opened == 2).await;
+        let point = bench.fake.world().live["L2"].consistent_point.parse::<Lsn>().unwrap();
+        let before = bench.fake.world().committed["a"].clone();
+        for changes in 2..5 {
+            bench.fake.world().write(&["b", "a"]);
+            until(&bench, |world| added(world) == changes).await;
+        }
+        {
+            let mut world = bench.fake.world();
+            assert_eq!(world.committed["a"], before, "a is not loaded yet");
+            assert!(world.log.confirmed <= point.0, "a lacks what comes after its load");
+            world.held.clear();
+        }
+        caught_up(&bench).await;
+    })
+    .await
+    .unwrap();
+    bench.fake.world().assert_complete("after the end");
+    assert_eq!(reads(&bench), ["a", "a", "b", "a", "a"]);
+}
+
+#[tokio::test]
+async fn a_load_that_is_not_over_when_the_sync_is_to_end_is_given_up() {
+    let bench = bench(&[("a", 1), ("b", 1)]).await;
+    let ended = beside(&bench, async {
+        caught_up(&bench).await;
+        {
+            let mut world = bench.fake.world();
+            world.held.insert("a".into());
+            world.write(&["a", "b"]);
+            let untold = world.log.end - 11;
+            world.log.untold.insert(untold);
+        }
+        until(&bench, |world| world.opened == 2).await;
+        bench.fake.world().write(&["b"]);
+    })
+    .await;
+    let Err(Stop::Failed(fault)) = ended else { panic!("{:?}", ended.err()) };
+    assert!(fault.message.ends_with("were not loaded anew yet: public.a"), "{fault}");
+    assert!(bench.fake.world().live.is_empty(), "the load is closed");
+    bench.fake.world().held.clear();
+    bench.sync().await.unwrap();
+    bench.fake.world().assert_complete("after the next sync");
 }

@@ -29,6 +29,8 @@ pub(super) struct World {
     pub(super) reads: Vec<(String, String, u32)>,
     /// Faults that reading a chunk meets first, the last one first.
     pub(super) read_faults: HashMap<(String, u32), Vec<Fault>>,
+    /// Tables whose chunks wait.
+    pub(super) held: HashSet<String>,
     /// After so many reads the sync is interrupted.
     pub(super) interrupt: Option<(usize, CancellationToken)>,
     /// Manifests on disk.
@@ -140,6 +142,9 @@ impl Source for Fake {
         request: Request<ReadChunkRequest>,
     ) -> Result<Response<Self::ReadChunkStream>, Status> {
         let request = request.into_inner();
+        while self.world().held.contains(&request.name) {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
         let mut world = self.world();
         if !world.live.contains_key(&request.load_id) {
             return Err(Fault::new(ErrorCode::LoadGone, "the snapshot is gone").into());
