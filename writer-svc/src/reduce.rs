@@ -3,6 +3,7 @@
 //! | scope | rows | keys whose rows of before have to go |
 //! |---|---|---|
 //! | [`Scope::Stream`]: rows can be deleted | each key's last, unless that says that it is gone | those that were there before |
+//! | [`Scope::Replacing`]: and may come anew | the same | all: of one that comes a row may be there |
 //! | [`Scope::Kept`]: and stay as deleted ones | each key's last | all: a deleted one may be there |
 //! | [`Scope::Transaction`]: elsewhere | of each key each transaction's last, so that a reader who takes the newest by `_cdc_lsn` never has to choose between two | none |
 //!
@@ -57,6 +58,8 @@ const BUCKETS: usize = 256;
 pub enum Scope {
     /// The key alone; nothing.
     Stream,
+    /// The key alone; nothing. One that comes may be there.
+    Replacing,
     /// The key alone; its last row says that it is gone.
     Kept,
     /// The key and the transaction that has changed it; a row of its own.

@@ -98,6 +98,7 @@ impl Changes {
             (rows.deletes, request.table.as_ref().is_some_and(|table| table.soft_deletes));
         let reducer = Reducer::new(
             match (deletes, soft) {
+                (true, false) if request.inserts_replace => Scope::Replacing,
                 (true, false) => Scope::Stream,
                 (true, true) => Scope::Kept,
                 (false, _) => Scope::Transaction,

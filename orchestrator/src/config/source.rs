@@ -48,6 +48,8 @@ pub struct UpdateMethod {
     pub give_up_after: Option<Duration>,
     /// A table that was rewritten is not loaded anew.
     pub ignore_rewrites: bool,
+    /// Rows of partitions that are detached or dropped stay.
+    pub keep_removed_partitions: bool,
     /// Between two messages of ours in the log; none: there are none.
     pub heartbeat_interval: Option<Duration>,
     /// Bytes of WAL held for the slot that are worth a warning.
@@ -127,6 +129,8 @@ struct RawUpdateMethod {
     give_up_after: u64,
     #[serde(default)]
     on_rewrite: OnRewrite,
+    #[serde(default)]
+    on_partition_removed: OnPartitionRemoved,
     #[serde(default = "default_heartbeat")]
     heartbeat_interval: u64,
     #[serde(default = "default_wal_warning")]
@@ -142,6 +146,15 @@ enum OnRewrite {
     #[default]
     Reload,
     Ignore,
+}
+
+/// What a partition that is detached or dropped means for its table.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum OnPartitionRemoved {
+    #[default]
+    Reload,
+    Keep,
 }
 
 fn default_threads() -> u32 {
@@ -299,6 +312,7 @@ fn build_update_method(raw: RawUpdateMethod) -> UpdateMethod {
         commit_changes: raw.commit_changes,
         give_up_after: unless_zero(raw.give_up_after),
         ignore_rewrites: raw.on_rewrite == OnRewrite::Ignore,
+        keep_removed_partitions: raw.on_partition_removed == OnPartitionRemoved::Keep,
         heartbeat_interval: unless_zero(raw.heartbeat_interval),
         retained_wal_warning: raw.retained_wal_warning_mb.saturating_mul(1_000_000),
         lag_warning: unless_zero(raw.lag_warning),

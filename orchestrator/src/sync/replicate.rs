@@ -231,6 +231,10 @@ impl Sync<'_> {
                 .context
                 .update_method
                 .is_some_and(|method| method.ignore_rewrites),
+            keep_removed_partitions: self
+                .context
+                .update_method
+                .is_some_and(|method| method.keep_removed_partitions),
         })
     }
 

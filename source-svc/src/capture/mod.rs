@@ -13,6 +13,7 @@
 //!
 //! A table in trouble is an error, or [set apart](selected) from the others.
 
+pub mod parts;
 pub mod publication;
 pub mod selected;
 pub mod server;
@@ -33,7 +34,6 @@ use crate::error::SourceError;
 use crate::relation::RelationInfo;
 use publication::Names;
 use selected::Selected;
-use shape::Shape;
 use table::Table;
 
 /// Validates, and creates what is missing if asked to.
@@ -137,7 +137,7 @@ async fn shapes(
     let found = shape::of(session, &namespaces, &relation_names, &names.both()).await?;
     let text = |relation: &&RelationInfo| {
         let shape = found.get(&(relation.namespace.clone(), relation.name.clone()));
-        shape.map(Shape::text).unwrap_or_default()
+        shape.map(|shape| shape.text(false)).unwrap_or_default()
     };
     Ok(relations.iter().map(text).collect())
 }

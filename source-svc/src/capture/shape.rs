@@ -4,10 +4,11 @@
 //! ```text
 //! <parts>-<files>-<columns>-<count>-<published>
 //! parts:   the table, its partitions, and since when they   attached, detached, dropped
-//!          are its
+//!          are its ([`parts`])
 //! files:   of each, the file that it is in                 rewritten, truncated
 //! columns: names, types, and what rows read that are older  ADD COLUMN … DEFAULT, renamed, dropped
-//! count:   UPDATEs and DELETEs so far                       of tables whose are not published
+//! count:   UPDATEs and DELETEs, and since when they are     of tables whose are not published
+//!          counted
 //! published: the publications, and since when they have it  taken out, and put in again
 //! ```
 //!
@@ -20,18 +21,34 @@ use std::collections::HashMap;
 
 use tokio_postgres::Client;
 
+use super::parts::{self, Newcomer, Part, Told};
 use crate::error::SourceError;
 
 /// Of one table.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Shape {
-    parts: String,
-    files: String,
+    /// The table's own; its columns are its partitions', too.
     columns: String,
-    count: String,
+    /// In the order of their oids.
+    parts: Vec<Part>,
+    /// When the server has begun to count: anew after a crash.
+    counted_since: String,
+    /// How its changes reach the log.
     published: String,
-    /// The transactions that have said last where the files are.
-    filed_by: String,
+}
+
+/// What is known of a table beside its shape.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Rules {
+    /// New files say nothing.
+    pub ignore_rewrites: bool,
+    /// The transaction of a TRUNCATE that the log told of, and whose the files may
+    /// be. One in a savepoint has another number there.
+    pub truncated_by: Option<u32>,
+    /// UPDATEs and DELETEs are not published.
+    pub keyless: bool,
+    /// Rows of partitions that are detached or dropped stay.
+    pub keep_removed: bool,
 }
 
 /// Why a table whose publications are not the same may lack changes.
@@ -39,52 +56,74 @@ const NOT_PUBLISHED: &str = "it was taken out of its publication, or put into it
                              changed: what was done meanwhile is not in the log";
 
 impl Shape {
-    /// As it travels.
-    pub fn text(&self) -> String {
-        let Shape { parts, files, columns, count, published, .. } = self;
-        format!("{parts}-{files}-{columns}-{count}-{published}")
+    /// As it travels. `listed`: it shall be known which partitions are gone, too.
+    pub fn text(&self, listed: bool) -> String {
+        let (parts, files) = parts::text(&self.parts, listed);
+        let count: i64 = self.parts.iter().map(|part| part.count).sum();
+        let Shape { columns, counted_since, published, .. } = self;
+        format!("{parts}-{files}-{columns}-{count}.{counted_since}-{published}")
     }
 
-    /// Whether the files are all this transaction's, as a TRUNCATE's are: nobody
-    /// has rewritten them since. One in a savepoint has another number there.
-    pub fn is_filed_by(&self, xid: u32) -> bool {
-        self.filed_by == xid.to_string()
+    /// The table itself.
+    pub fn root(&self) -> Option<u32> {
+        self.parts.iter().find(|part| part.links.is_empty()).map(|part| part.oid)
     }
 
-    /// What may have changed since a shape that was told; `None`: nothing.
-    /// `same_rows`: new files say nothing: they are a TRUNCATE's that the log told
-    /// of, or the user wants it so.
-    /// `keyless`: UPDATEs and DELETEs are not published.
-    pub fn changed_since(
+    /// What may have changed its rows since a shape that was told, of what the log
+    /// does not tell in any case: columns and partitions. Else the partitions that
+    /// are new.
+    pub fn grown_since(&self, told: &str, rules: Rules) -> Result<Vec<Newcomer>, &'static str> {
+        self.compared(told, rules).map(|(new, _)| new)
+    }
+
+    /// As [`Self::grown_since`], of everything.
+    pub fn changed_since(&self, told: &str, rules: Rules) -> Result<Vec<Newcomer>, &'static str> {
+        self.compared(told, rules).and_then(|(new, rest)| rest.map(|()| new))
+    }
+
+    fn compared(
         &self,
         told: &str,
-        same_rows: bool,
-        keyless: bool,
-    ) -> Option<&'static str> {
-        let mut parts = told.split('-');
-        let mut next = || parts.next();
+        rules: Rules,
+    ) -> Result<(Vec<Newcomer>, Result<(), &'static str>), &'static str> {
+        const PARTS: &str = "a partition was attached, detached or dropped, or it was made anew";
+        let mut pieces = told.split('-');
+        let mut next = || pieces.next().unwrap_or_default();
         let (parts, files, columns, count) = (next(), next(), next(), next());
-        if self.published_otherwise(next()) {
-            return Some(NOT_PUBLISHED);
+        if self.published_otherwise(Some(next())) {
+            return Err(NOT_PUBLISHED);
         }
-        if parts != Some(self.parts.as_str()) {
-            return Some("a partition was attached, detached or dropped, or it was made anew");
+        let told = Told::of(parts, files).ok_or(PARTS)?;
+        let beside = told.beside(&self.parts).ok_or(PARTS)?;
+        if beside.gone && !rules.keep_removed || !beside.known.iter().any(|p| p.links.is_empty()) {
+            return Err(PARTS);
         }
-        if columns != Some(self.columns.as_str()) {
-            return Some("its columns, or the defaults of rows that are older, are not the same");
+        if columns != self.columns {
+            return Err("its columns, or the defaults of rows that are older, are not the same");
         }
-        if files != Some(self.files.as_str()) && !same_rows {
-            return Some(
-                "it was truncated or rewritten (ALTER TABLE, VACUUM FULL), or a partition was \
-                 truncated, of which the log does not tell all",
-            );
-        }
-        if keyless && count != Some(self.count.as_str()) {
-            return Some(
-                "it has no identity to publish UPDATEs and DELETEs by, and there were some",
-            );
-        }
-        None
+        let is_truncates = |part: &&Part| match (rules.truncated_by, part.file) {
+            (Some(xid), Some(_)) => part.filed_by == xid,
+            (truncated_by, _) => truncated_by.is_some(),
+        };
+        let same_rows = rules.ignore_rewrites || beside.known.iter().all(is_truncates);
+        let (total, since) = count.split_once('.').unwrap_or((count, ""));
+        let same_counts = since == self.counted_since
+            && match beside.same_counts {
+                Some(same) => same && beside.new.iter().all(|part| part.count == 0),
+                None => total == self.parts.iter().map(|part| part.count).sum::<i64>().to_string(),
+            };
+        let rest = if !beside.same_files && !same_rows {
+            Err("it was truncated or rewritten (ALTER TABLE, VACUUM FULL), or a partition was \
+                 truncated, of which the log does not tell all")
+        } else if rules.keyless && !same_counts {
+            Err(
+                "it has no identity to publish UPDATEs and DELETEs by, and there were some (or the \
+                 server has crashed, and counts anew)",
+            )
+        } else {
+            Ok(())
+        };
+        Ok((beside.new.into_iter().map(Newcomer::from).collect(), rest))
     }
 
     /// The same of a log of changes, which looks at nothing but what reaches it.
@@ -106,19 +145,18 @@ pub async fn of(
     names: &[&str],
     publications: &[&str],
 ) -> Result<HashMap<(String, String), Shape>, SourceError> {
-    let hash = |text: &str| {
-        format!(
-            "encode(sha256(convert_to(coalesce(string_agg({text}, ';' ORDER BY p.oid), ''), 'UTF8')), 'hex')"
-        )
-    };
-    let query = format!(
-        "WITH part AS ( \
-           SELECT c.oid AS root, n.nspname, c.relname, p.relid AS oid \
+    // The row of pg_inherits is another one after a DETACH and an ATTACH, as is that of
+    // a publication's table or schema (from 15 on) after it was out of it. PostgreSQL 14
+    // has a time for a database when its first numbers have come.
+    let query = "WITH RECURSIVE part AS ( \
+           SELECT c.oid AS root, c.oid, c.relkind, '{}'::text[] AS links \
            FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-           CROSS JOIN LATERAL (SELECT c.oid AS relid UNION \
-             SELECT t.relid::oid FROM pg_partition_tree(c.oid) t) p \
            WHERE (n.nspname::text, c.relname::text) IN \
-             (SELECT * FROM unnest($1::text[], $2::text[]))), \
+             (SELECT * FROM unnest($1::text[], $2::text[])) \
+           UNION ALL \
+           SELECT p.root, c.oid, c.relkind, p.links || i.xmin::text \
+           FROM part p JOIN pg_inherits i ON i.inhparent = p.oid AND NOT i.inhdetachpending \
+           JOIN pg_class c ON c.oid = i.inhrelid WHERE p.relkind = 'p'), \
          schema AS ( \
            SELECT p.refobjid AS publication, n.refobjid AS oid, p.objid AS entry \
            FROM pg_depend p JOIN pg_depend n USING (classid, objid) \
@@ -133,73 +171,108 @@ pub async fn of(
            LEFT JOIN pg_publication_rel r ON r.prpubid = p.oid AND r.prrelid = c.oid \
            LEFT JOIN schema s ON s.publication = p.oid AND s.oid = c.relnamespace \
            WHERE p.puballtables OR r.oid IS NOT NULL OR s.entry IS NOT NULL GROUP BY c.oid) \
-         SELECT p.nspname::text, p.relname::text, {}, {}, {}, \
-           coalesce(sum(s.n_tup_upd + s.n_tup_del), 0)::text, \
-           coalesce(string_agg(DISTINCT f.xmin::text, ','), ''), \
+         SELECT n.nspname::text, r.relname::text, p.oid, p.links, pg_relation_filenode(p.oid), \
+           f.xmin::text, coalesce(pg_stat_get_tuples_updated(p.oid) \
+             + pg_stat_get_tuples_deleted(p.oid), 0), \
+           CASE WHEN p.oid = p.root THEN encode(sha256(convert_to(coalesce(( \
+             SELECT string_agg(format('%s %I %s %s %s', a.attnum, a.attname, a.atttypid, \
+               a.atttypmod, a.attmissingval::text), ',' ORDER BY a.attnum) FROM pg_attribute a \
+             WHERE a.attrelid = p.oid AND a.attnum > 0 AND NOT a.attisdropped), ''), 'UTF8')), 'hex') \
+           END, \
+           concat_ws('/', extract(epoch FROM s.stats_reset)::text, \
+             CASE WHEN current_setting('server_version_num')::int >= 150000 \
+               THEN extract(epoch FROM d.stats_reset)::text END), \
            CASE WHEN cardinality($3::text[]) = 0 THEN '' ELSE left(encode(sha256(convert_to( \
              coalesce((SELECT o.text FROM published o WHERE o.root = p.root), ''), 'UTF8')), \
              'hex'), 16) END \
-         FROM part p LEFT JOIN pg_stat_all_tables s ON s.relid = p.oid \
-         LEFT JOIN pg_class f ON f.oid = p.oid AND f.relkind = 'r' \
-         LEFT JOIN pg_inherits i ON i.inhrelid = p.oid AND p.oid <> p.root \
-         LEFT JOIN LATERAL (SELECT string_agg(format('%s %I %s %s %s', a.attnum, a.attname, \
-             a.atttypid, a.atttypmod, a.attmissingval::text), ',' ORDER BY a.attnum) AS text \
-           FROM pg_attribute a \
-           WHERE a.attrelid = p.oid AND a.attnum > 0 AND NOT a.attisdropped) columns ON true \
-         GROUP BY p.root, p.nspname, p.relname",
-        // The row of pg_inherits is another one after a DETACH and an ATTACH, as is that of
-        // a publication's table or schema (from 15 on) after it was out of it.
-        hash("format('%s %s', p.oid, i.xmin)"),
-        hash("format('%s %s', p.oid, pg_relation_filenode(p.oid))"),
-        hash("columns.text")
-    );
+         FROM part p JOIN pg_class f ON f.oid = p.oid JOIN pg_class r ON r.oid = p.root \
+         JOIN pg_namespace n ON n.oid = r.relnamespace CROSS JOIN pg_stat_bgwriter s \
+         JOIN pg_stat_database d ON d.datname = current_database() \
+         ORDER BY p.root, p.oid";
     let doing = "looking at what the tables are stored in";
-    let rows = client.query(&query, &[&namespaces, &names, &publications]).await;
+    let rows = client.query(query, &[&namespaces, &names, &publications]).await;
     let rows = rows.map_err(SourceError::postgres(doing))?;
-    let shape = |row: &tokio_postgres::Row| {
-        let (parts, files, columns) = (row.get(2), row.get(3), row.get(4));
-        let (count, filed_by, published) = (row.get(5), row.get(6), row.get(7));
-        let shape = Shape { parts, files, columns, count, published, filed_by };
-        ((row.get(0), row.get(1)), shape)
-    };
-    Ok(rows.iter().map(shape).collect())
+    let mut shapes: HashMap<(String, String), Shape> = HashMap::new();
+    for row in &rows {
+        let shape = shapes.entry((row.get(0), row.get(1))).or_default();
+        let number = |text: &str| text.parse().unwrap_or_default();
+        shape.parts.push(Part {
+            oid: row.get(2),
+            links: row.get::<_, Vec<&str>>(3).into_iter().map(number).collect(),
+            file: row.get(4),
+            filed_by: number(row.get(5)),
+            count: row.get(6),
+        });
+        if let Some(columns) = row.get(7) {
+            (shape.columns, shape.counted_since) = (columns, row.get(8));
+            shape.published = row.get(9);
+        }
+    }
+    Ok(shapes)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn shape(files: [u32; 2], columns: &str, count: i64) -> Shape {
+        let part = |oid, links, file| Part { oid, links, file: Some(file), filed_by: 731, count };
+        Shape {
+            columns: columns.to_owned(),
+            parts: vec![part(20, Vec::new(), files[0]), part(21, vec![700], files[1])],
+            counted_since: "5".to_owned(),
+            published: "x".to_owned(),
+        }
+    }
+
     #[test]
     fn what_changes_rows_without_an_event_is_told_from_what_does_not() {
-        let shape = |files: &str, columns: &str, count: &str| Shape {
-            parts: "p".to_owned(),
-            files: files.to_owned(),
-            columns: columns.to_owned(),
-            count: count.to_owned(),
-            published: "x".to_owned(),
-            filed_by: "731".to_owned(),
-        };
-        let told = shape("f", "c", "7").text();
-        let changed =
-            |now: Shape, truncated, keyless| now.changed_since(&told, truncated, keyless).is_some();
-        assert!(!changed(shape("f", "c", "8"), false, false));
-        assert!(changed(shape("f", "c", "8"), false, true));
-        assert!(changed(shape("g", "c", "7"), false, false));
-        assert!(!changed(shape("g", "c", "7"), true, false));
-        assert!(changed(shape("g", "d", "7"), true, false));
-        assert!(shape("f", "c", "7").changed_since("nonsense", false, false).is_some());
-        let attached = Shape { parts: "q".to_owned(), ..shape("f", "c", "7") };
-        assert!(changed(attached, true, false));
-        let elsewhere = Shape { published: "y".to_owned(), ..shape("f", "c", "7") };
-        assert!(elsewhere.unpublished_since(&told).is_some());
-        assert!(changed(elsewhere, true, false));
-        assert!(!changed(Shape { published: String::new(), ..shape("f", "c", "7") }, false, false));
-        let before = "p-f-c-7";
-        assert!(shape("f", "c", "7").changed_since(before, false, false).is_none());
-        assert!(shape("g", "d", "7").unpublished_since(before).is_none());
-        let mut filed = shape("g", "c", "7");
-        assert!(filed.is_filed_by(731));
-        filed.filed_by = "731,732".to_owned();
-        assert!(!filed.is_filed_by(731));
+        let told = shape([1, 2], "c", 7).text(false);
+        let none = Rules::default();
+        let changed = |now: &Shape, rules| now.changed_since(&told, rules).is_err();
+        let keyless = Rules { keyless: true, ..none };
+        assert!(!changed(&shape([1, 2], "c", 8), none));
+        assert!(changed(&shape([1, 2], "c", 8), keyless));
+        assert!(!changed(&shape([1, 2], "c", 7), keyless));
+        let mut crashed = shape([1, 2], "c", 7);
+        crashed.counted_since = "6".to_owned();
+        assert!(changed(&crashed, keyless) && !changed(&crashed, none));
+        let rewritten = shape([1, 3], "c", 7);
+        assert!(changed(&rewritten, none));
+        assert!(rewritten.grown_since(&told, none).is_ok());
+        assert!(!changed(&rewritten, Rules { ignore_rewrites: true, ..none }));
+        for (xid, is_changed) in [(731, false), (732, true)] {
+            let truncated = Rules { truncated_by: Some(xid), ..none };
+            assert_eq!(changed(&rewritten, truncated), is_changed);
+        }
+        let ignored = Rules { ignore_rewrites: true, ..none };
+        assert!(changed(&shape([1, 3], "d", 7), ignored));
+        assert!(shape([1, 3], "d", 7).grown_since(&told, ignored).is_err());
+        assert!(shape([1, 2], "c", 7).changed_since("nonsense", none).is_err());
+        let elsewhere = Shape { published: "y".to_owned(), ..shape([1, 2], "c", 7) };
+        assert!(elsewhere.unpublished_since(&told).is_some() && changed(&elsewhere, none));
+        assert!(!changed(&Shape { published: String::new(), ..shape([1, 2], "c", 7) }, none));
+        let (before, _) = told.rsplit_once('-').unwrap();
+        assert!(shape([1, 2], "c", 7).changed_since(before, none).is_ok());
+        assert!(shape([1, 3], "d", 7).unpublished_since(before).is_none());
+    }
+
+    #[test]
+    fn partitions_that_come_are_named_and_those_that_go_change_it_unless_they_may() {
+        let both = shape([1, 2], "c", 0);
+        let mut alone = both.clone();
+        alone.parts.pop();
+        let (none, keep) = (Rules::default(), Rules { keep_removed: true, ..Rules::default() });
+        let new = both.changed_since(&alone.text(false), none);
+        assert_eq!(new, Ok(vec![Newcomer { oid: 21, linked_by: 700 }]));
+        for listed in [false, true] {
+            assert!(alone.changed_since(&both.text(listed), none).is_err());
+        }
+        assert_eq!(alone.changed_since(&both.text(true), keep), Ok(Vec::new()));
+        assert!(alone.changed_since(&both.text(false), keep).is_err());
+        // Another table of that name.
+        let mut other = both.clone();
+        other.parts[0].oid = 19;
+        assert!(other.changed_since(&both.text(true), keep).is_err());
     }
 }

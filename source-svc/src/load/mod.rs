@@ -33,7 +33,6 @@ use tokio_util::sync::CancellationToken;
 
 pub use copy::{ChunkJob, Progress};
 
-use crate::capture::shape::Shape;
 use crate::config::Config;
 use crate::connect::Session;
 use crate::error::SourceError;
@@ -234,7 +233,8 @@ impl Load {
         for (stream, plan) in snapshot.streams.into_iter().zip(plans) {
             let relation = &stream.relation;
             let shape = snapshot.shapes.get(&(relation.namespace.clone(), relation.name.clone()));
-            let shape = shape.map(Shape::text).unwrap_or_default();
+            // Whether partitions that go are kept, the next Replicate knows.
+            let shape = shape.map(|shape| shape.text(true)).unwrap_or_default();
             response.tables.push(v1::LoadTable { shape, ..load_table(&stream, &plan)? });
             response.notices.extend(plan.notices);
             tables.push(LoadedTable { stream, chunks: plan.chunks });

@@ -93,6 +93,7 @@ pub async fn replicate(
     let mut next = reader.next().await?;
     while let Some(window) = next {
         reader.read(window, reader.to).await?;
+        reader.look_between().await?;
         // While the server looks for the next one, this one is staged.
         let asked = reader.next();
         let span = info_span!("interval", to = %reader.log.position(), interval = reader.number);
@@ -101,10 +102,11 @@ pub async fn replicate(
     if !reader.any {
         reader.wait_for_a_change().await?;
         if reader.log.position() > staged {
+            reader.look_between().await?;
             reader.stage(&mut staged).await?;
         }
     }
-    let shapes = reader.shapes().await?;
+    let shapes = reader.shapes(&mut staged).await?;
     let finished = v1::ReplicateFinished { to: staged.to_string(), shapes };
     reader.emit(Event::Finished(finished)).await
 }
@@ -116,6 +118,8 @@ struct Reader<'a> {
     initial_wait: Duration,
     /// New files of a table say nothing of its rows.
     ignore_rewrites: bool,
+    /// Rows of partitions that are gone stay.
+    keep_removed: bool,
     tables: Vec<Followed>,
     /// Tables that cannot be followed, to be told first.
     apart: Vec<v1::TableLost>,
@@ -170,7 +174,10 @@ impl<'a> Reader<'a> {
         server::require(&session).await?;
         exclusive::exclude_others(&session, &request.slot, config).await?;
         slot::find(&session, &request.slot).await?.ok_or_else(|| slot::gone(&request.slot))?;
-        let selection = Selection::find(&session, &names, config, request.tables).await?;
+        let mut selection = Selection::find(&session, &names, config, request.tables).await?;
+        if request.keep_removed_partitions {
+            selection.tables.iter_mut().for_each(Followed::keep_removed);
+        }
         let option = names.option(selection.inserts);
         let database = identity::database(&session).await?;
         let log = Log::open(session, &request.slot, option, window).await?;
@@ -181,6 +188,7 @@ impl<'a> Reader<'a> {
             initial_wait: Duration::from_millis(request.initial_wait_ms.into()),
             ignore_rewrites: request.ignore_rewrites,
             relations: Relations::new(selection.tables.iter().map(|followed| &followed.table)),
+            keep_removed: request.keep_removed_partitions,
             tables: selection.tables,
             apart: selection.apart,
             shared: Shared {
@@ -266,9 +274,9 @@ impl<'a> Reader<'a> {
                     self.progress(end_lsn);
                     continue;
                 }
-                (Message::Relation(relation), _) => {
+                (Message::Relation(relation), Some(begun)) => {
                     let tables = &self.tables;
-                    self.relations.learn(&relation, |place| &tables[place].table);
+                    self.relations.learn(&relation, begun.xid, |place| &tables[place].table);
                     continue;
                 }
                 (Message::Other, _) => continue,

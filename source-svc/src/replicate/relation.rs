@@ -26,6 +26,9 @@ pub struct Relations {
     oids: HashMap<u32, usize>,
     names: HashMap<(String, String), usize>,
     known: HashMap<u32, Known>,
+    /// Of relations that are none of the tables (partitions are named beside their
+    /// roots), the first transaction that has changed them.
+    first: HashMap<u32, u32>,
 }
 
 impl Relations {
@@ -37,7 +40,7 @@ impl Relations {
             oids.insert(relation.oid, place);
             names.insert((relation.namespace.clone(), relation.name.clone()), place);
         }
-        Relations { oids, names, known: HashMap::new() }
+        Relations { oids, names, known: HashMap::new(), first: HashMap::new() }
     }
 
     /// A window begins: the server says everything anew.
@@ -45,11 +48,19 @@ impl Relations {
         self.known.clear();
     }
 
-    /// Takes a message; `table` knows a place's table.
-    pub fn learn<'a>(&mut self, message: &Relation<'_>, table: impl Fn(usize) -> &'a Table) {
+    /// Takes a message in a transaction; `table` knows a place's table.
+    pub fn learn<'a>(
+        &mut self,
+        message: &Relation<'_>,
+        xid: u32,
+        table: impl Fn(usize) -> &'a Table,
+    ) {
         let name = (message.namespace.to_owned(), message.name.to_owned());
         let known = match (self.oids.get(&message.oid), self.names.get(&name)) {
-            (None, None) => Known::Ignored,
+            (None, None) => {
+                self.first.entry(message.oid).or_insert(xid);
+                Known::Ignored
+            }
             (Some(&place), Some(named)) if place == *named => {
                 match difference(&table(place).published, message) {
                     None => Known::Table(place),
@@ -66,6 +77,11 @@ impl Relations {
             }
         };
         self.known.insert(message.oid, known);
+    }
+
+    /// The first transaction that has changed a relation that is none of the tables.
+    pub fn first_change(&self, oid: u32) -> Option<u32> {
+        self.first.get(&oid).copied()
     }
 
     /// What a change's relation is; `None`: the log has not said.

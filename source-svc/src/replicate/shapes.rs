@@ -1,34 +1,124 @@
-//! At the end: are the tables still what they were, but for what the log has told?
+//! Are the tables still what they were, but for what the log has told?
 //!
 //! What changes rows without an event changes a table's shape
 //! ([`crate::capture::shape`]).
+//!
+//! ```text
+//! window read ─► look: columns, partitions ─► staged ─► … ─► look: files and counts, too
+//! ```
+//!
+//! Whatever a window's transactions have done to a table's form is there to be seen
+//! when the window has been read. So rows that were read by other columns than their
+//! own, though of the same names, are never staged: a column that was dropped and
+//! added again has another number. A file may be a TRUNCATE's of which the log is yet
+//! to tell, and is looked at when all of it was read.
+//!
+//! A partition that is new is no loss if the log brings all of its rows
+//! ([`parts::doubtful`]). One that its own transaction has filled may have been
+//! emptied in it, too, in the same file, of which nobody tells.
 
+use proto::lsn::Lsn;
 use proto::v1;
 
 use super::Reader;
-use crate::capture::shape;
+use crate::capture::parts::{self, Newcomer};
+use crate::capture::server;
+use crate::capture::shape::{self, Rules, Shape};
 use crate::error::SourceError;
 
+const GONE: &str = "it was dropped or renamed";
+const FILLED: &str = "a partition is new whose rows have not all come through the log, or may not \
+                      have";
+
+/// One table beside its shape.
+struct Seen {
+    place: usize,
+    shape: Shape,
+    /// Its partitions that are new, or why it is lost.
+    new: Result<Vec<Newcomer>, &'static str>,
+}
+
 impl Reader<'_> {
-    /// The tables' shapes at the end. One that is not as it was told has rows
-    /// that changed without an event: that table is lost.
-    pub(super) async fn shapes(&mut self) -> Result<Vec<v1::TableShape>, SourceError> {
-        let seen = self.look().await?;
-        let mut shapes = Vec::new();
-        for (place, shape) in seen {
-            let relation = &self.tables[place].table.stream.relation;
-            let (namespace, name) = (relation.namespace.clone(), relation.name.clone());
-            match shape {
-                Err(why) => self.lose(place, why.to_owned()).await?,
-                Ok(shape) => shapes.push(v1::TableShape { namespace, name, shape }),
-            }
+    /// Before what was read is staged: tables of which it may be wrong are lost.
+    pub(super) async fn look_between(&mut self) -> Result<(), SourceError> {
+        for Seen { place, shape, new } in self.look(Shape::grown_since).await? {
+            self.judge(place, &shape, new).await?;
         }
-        Ok(shapes)
+        Ok(())
     }
 
-    /// The shape of each table that is not lost, or what may have changed its
-    /// rows.
-    async fn look(&self) -> Result<Vec<(usize, Result<String, &'static str>)>, SourceError> {
+    /// The tables' shapes at the end. One that is not as it was told has rows
+    /// that changed without an event: that table is lost. `staged`: up to where the
+    /// log is.
+    pub(super) async fn shapes(
+        &mut self,
+        staged: &mut Lsn,
+    ) -> Result<Vec<v1::TableShape>, SourceError> {
+        let mut held = Vec::new();
+        let mut newcomers = Vec::new();
+        for Seen { place, shape, new } in self.look(Shape::changed_since).await? {
+            if let Some(new) = self.judge(place, &shape, new).await? {
+                held.push((place, shape));
+                newcomers.extend(new.into_iter().map(|new| (place, new)));
+            }
+        }
+        if !newcomers.is_empty() {
+            // What made them, if it was committed since the log was read.
+            self.read_to_now(staged).await?;
+        }
+        for (place, newcomer) in newcomers {
+            if !self.tables[place].lost && self.filled_by_its_own(newcomer) {
+                self.lose(place, FILLED.to_owned()).await?;
+            }
+        }
+        held.retain(|(place, _)| !self.tables[*place].lost);
+        let shapes = held.into_iter().map(|(place, shape)| {
+            let relation = &self.tables[place].table.stream.relation;
+            v1::TableShape {
+                namespace: relation.namespace.clone(),
+                name: relation.name.clone(),
+                shape: shape.text(self.keep_removed),
+            }
+        });
+        Ok(shapes.collect())
+    }
+
+    /// Its new partitions, if it is not lost.
+    async fn judge(
+        &mut self,
+        place: usize,
+        shape: &Shape,
+        new: Result<Vec<Newcomer>, &'static str>,
+    ) -> Result<Option<Vec<Newcomer>>, SourceError> {
+        let new = match (new, shape.root()) {
+            (Ok(new), Some(root)) if !new.is_empty() => {
+                let doubtful = parts::doubtful(self.log.session(), root, &new).await?;
+                let sound = doubtful.is_empty() && !new.iter().any(|n| self.filled_by_its_own(*n));
+                if sound { Ok(new) } else { Err(FILLED) }
+            }
+            (new, _) => new,
+        };
+        match new {
+            Ok(new) => Ok(Some(new)),
+            Err(why) => {
+                self.lose(place, why.to_owned()).await?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Whether the transaction that made a partition may have changed rows of it: the
+    /// first that has is not a later one.
+    fn filled_by_its_own(&self, new: Newcomer) -> bool {
+        let first = self.relations.first_change(new.oid);
+        first.is_some_and(|first| !parts::follows(first, new.linked_by))
+    }
+
+    /// The tables that are not lost.
+    async fn look(
+        &self,
+        compare: impl Fn(&Shape, &str, Rules) -> Result<Vec<Newcomer>, &'static str>,
+    ) -> Result<Vec<Seen>, SourceError> {
         let relations: Vec<_> =
             self.tables.iter().map(|followed| &followed.table.stream.relation).collect();
         let namespaces: Vec<&str> = relations.iter().map(|of| of.namespace.as_str()).collect();
@@ -39,22 +129,34 @@ impl Reader<'_> {
         for (place, followed) in self.tables.iter().enumerate().filter(|(_, table)| !table.lost) {
             let relation = &followed.table.stream.relation;
             let key = (relation.namespace.clone(), relation.name.clone());
-            let Some(now) = found.remove(&key) else {
-                seen.push((place, Err("it was dropped or renamed")));
+            let Some(shape) = found.remove(&key) else {
+                seen.push(Seen { place, shape: Shape::default(), new: Err(GONE) });
                 continue;
             };
-            let keyless = !followed.table.publishable;
-            // Of a log, rows of before a TRUNCATE do not matter.
-            let truncated =
-                followed.truncated_by.is_some_and(|xid| followed.log || now.is_filed_by(xid));
-            let same_rows = truncated || self.ignore_rewrites;
-            let changed = match (followed.shape.as_str(), followed.log) {
-                ("", _) => None,
-                (told, true) => now.unpublished_since(told),
-                (told, false) => now.changed_since(told, same_rows, keyless),
+            let rules = Rules {
+                ignore_rewrites: self.ignore_rewrites,
+                truncated_by: followed.truncated_by,
+                keyless: !followed.table.publishable,
+                keep_removed: self.keep_removed,
             };
-            seen.push((place, changed.map_or_else(|| Ok(now.text()), Err)));
+            let new = match (followed.shape.as_str(), followed.log) {
+                ("", _) => Ok(Vec::new()),
+                (told, true) => shape.unpublished_since(told).map_or(Ok(Vec::new()), Err),
+                (told, false) => compare(&shape, told, rules),
+            };
+            seen.push(Seen { place, shape, new });
         }
         Ok(seen)
+    }
+
+    /// Reads the log, and stages it, to where it ends now.
+    async fn read_to_now(&mut self, staged: &mut Lsn) -> Result<(), SourceError> {
+        let end = server::end_of_log(self.log.session()).await?;
+        while self.log.position() < end {
+            let window = self.ask(end).await?;
+            self.read(window, end).await?;
+            self.stage(staged).await?;
+        }
+        Ok(())
     }
 }

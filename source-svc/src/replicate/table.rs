@@ -19,6 +19,7 @@ use proto::Fault;
 use proto::columns::UNCHANGED;
 use proto::lsn::Lsn;
 use proto::metrics;
+use proto::v1::relation::Kind;
 use proto::v1::{self, StageRequest};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
@@ -176,6 +177,12 @@ impl Followed {
             reserved,
             changes: Changes::default(),
         })
+    }
+
+    /// Rows of partitions that are gone stay, and their keys may come again.
+    pub fn keep_removed(&mut self) {
+        let kind = self.table.stream.relation.kind;
+        self.stage.inserts_replace = kind == Kind::PartitionedTable;
     }
 
     /// Whether a transaction is one that the table lacks. A position is an end,

@@ -276,7 +276,13 @@ fn rows_that_change_without_an_event_lose_the_table() -> Result<()> {
             (create, "TRUNCATE t1", true),
             (create, "ALTER TABLE t DETACH PARTITION t2", true),
             (create, "DROP TABLE t2", true),
-            (create, "CREATE TABLE t3 PARTITION OF t DEFAULT", true),
+            (create, "CREATE TABLE t3 PARTITION OF t DEFAULT", false),
+            (
+                create,
+                "CREATE TABLE t3 (id int PRIMARY KEY, n int); INSERT INTO t3 VALUES (201, 1);
+                ALTER TABLE t ATTACH PARTITION t3 DEFAULT",
+                true,
+            ),
             (keyless, "INSERT INTO t VALUES (2, 2)", false),
             (keyless, "UPDATE t SET n = 2", true),
             (keyless, "DELETE FROM t", true),

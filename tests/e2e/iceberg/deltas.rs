@@ -110,6 +110,7 @@ impl Changing {
             op_type: "r".into(),
             kind: kind.into(),
             row_metadata: kind == Kind::Data,
+            inserts_replace: false,
         };
         self.writer.stage(&request, batch)
     }

@@ -212,7 +212,8 @@ impl Bucket {
         let batches = std::mem::take(&mut self.batches);
         (self.bytes, self.compact_at) = (0, COMPACT_BYTES);
         let scope = self.columns.scope;
-        let live = states.iter().filter(|state| scope != Scope::Stream || !state.deleted);
+        let removes = matches!(scope, Scope::Stream | Scope::Replacing);
+        let live = states.iter().filter(|state| !removes || !state.deleted);
         let (whole, lacking): (Vec<_>, Vec<_>) =
             live.partition(|state| scope == Scope::Transaction || !state.lacks());
         let (moved, lacking): (Vec<_>, Vec<_>) =
@@ -233,7 +234,7 @@ impl Bucket {
             .map_err(WriterError::arrow("taking the keys of changes"))?;
         let gone = states.iter().filter(|state| match scope {
             Scope::Stream => !state.created,
-            Scope::Kept => true,
+            Scope::Replacing | Scope::Kept => true,
             Scope::Transaction => false,
         });
         let gone: Vec<_> = gone.map(|state| state.last).collect();
