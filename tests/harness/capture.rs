@@ -359,16 +359,22 @@ impl Run {
     }
 }
 
-/// Changes as texts; of an UPDATE, the columns that it does not carry follow:
-/// "v?".
+/// Changes as texts; the columns that an UPDATE does not carry follow: "v?", and
+/// "moved" with both changes of a row that got another key without them.
 fn changes(batch: &RecordBatch) -> Result<Vec<String>> {
     let reserved = reserved(batch);
     let mut rows = rows(batch, reserved, true)?;
     let bits = batch.column(3).as_any().downcast_ref::<BinaryArray>();
-    for (row, text) in rows.iter_mut().enumerate().filter(|(_, text)| text.starts_with('u')) {
+    for (row, text) in rows.iter_mut().enumerate() {
         let Some(bits) = bits.filter(|_| reserved > 3) else { continue };
         for place in unchanged(bits.value(row)) {
-            text.push_str(&format!(" {}?", batch.schema().field(reserved + place).name()));
+            match batch.schema().fields().get(reserved + place) {
+                Some(field) if text.starts_with('u') => {
+                    text.push_str(&format!(" {}?", field.name()));
+                }
+                Some(_) => {}
+                None => text.push_str(" moved"),
+            }
         }
     }
     Ok(rows)
