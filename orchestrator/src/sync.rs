@@ -28,27 +28,21 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use proto::Fault;
-use proto::dial::Connection;
-use proto::v1::source_client::SourceClient;
-use proto::v1::{CaptureTable, CommitRecord, Destination, ErrorCode, SourceConfig};
+use proto::v1::{CaptureTable, CommitRecord, Destination, ErrorCode};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, info_span};
 
 use crate::cli::Flags;
-use crate::config::source::UpdateMethod;
 use crate::config::{destination, source};
 use crate::error::together;
 use crate::load::{self, OpenLoad};
 use crate::output;
-use crate::progress::Progress;
-use crate::services::Services;
 use crate::state::file::StateFile;
 use crate::state::keeper::StateKeeper;
 use crate::state::{Run, RunStatus, SavedLoad};
 use crate::streams::{Catalog, SelectedStream, SyncMode};
 use crate::summary::{Format, Outcome, Summary};
-use crate::writers::Writers;
 
 mod attempt;
 mod beside;
@@ -57,6 +51,7 @@ pub mod certificate;
 mod changes;
 mod chunk;
 mod commit;
+mod context;
 mod continuous;
 mod drain;
 pub mod follow;
@@ -81,6 +76,7 @@ pub use stop::Stop;
 use attempt::Job;
 use beside::{Beside, Hold, Place};
 use capture::Capture;
+pub use context::Context;
 use continuous::Continuous;
 use incremental::Reached;
 use position::Position;
@@ -88,29 +84,6 @@ use resume::Action;
 use retry::Retry;
 use settings::Settings;
 use trouble::Trouble;
-
-/// What every step of a sync uses.
-#[derive(Clone)]
-pub struct Context<'a> {
-    /// The source service.
-    pub source: SourceClient<Connection>,
-    /// The source service is our child: a load never outlives this process.
-    pub owns_source: bool,
-    /// How the source service reaches PostgreSQL.
-    pub source_config: &'a SourceConfig,
-    /// What changes come through.
-    pub update_method: Option<&'a UpdateMethod>,
-    /// All writers; any can commit what another has staged.
-    pub writers: &'a Writers,
-    /// Where the tables lie.
-    pub destination: &'a Destination,
-    /// The display.
-    pub progress: Progress,
-    /// Stops the sync.
-    pub shutdown: CancellationToken,
-    /// The sync goes on; none: it ends where the log ended when it began.
-    pub continuous: Option<Continuous>,
-}
 
 /// One selected stream in this run.
 #[derive(Clone)]
@@ -480,28 +453,6 @@ impl<'a> Sync<'a> {
             held: self.capture.as_ref().map(|capture| capture.held),
             lag: counters.lag,
         }
-    }
-}
-
-impl<'a> Context<'a> {
-    fn new(job: &Job<'a>, services: &'a Services, continuous: Option<&Continuous>) -> Self {
-        let inputs = job.inputs;
-        Context {
-            source: services.source(),
-            owns_source: services.owns_source(),
-            source_config: &inputs.source.config,
-            update_method: inputs.source.update_method.as_ref(),
-            writers: services.writers(),
-            destination: &inputs.destination.destination,
-            progress: job.progress.clone(),
-            shutdown: continuous.map_or(&job.shutdown, Continuous::shutdown).clone(),
-            continuous: continuous.cloned(),
-        }
-    }
-
-    /// Runs a step unless the sync is stopped first.
-    pub async fn cancellable<T>(&self, step: impl Future<Output = T>) -> Result<T, Stop> {
-        self.shutdown.run_until_cancelled(step).await.ok_or(Stop::Interrupted)
     }
 }
 

@@ -14,13 +14,11 @@
 //! skip. One load at a time, under the settings of every load: who comes later waits.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use proto::Fault;
 use proto::lsn::Lsn;
-use tokio::time::Instant;
 use tracing::{Instrument, info_span};
 
 use super::{Stop, Sync, TableRun};
@@ -102,21 +100,13 @@ impl<'a> Sync<'a> {
     pub(super) fn load_beside(&mut self) -> Beside<'a> {
         let before = self.capture.as_ref().map_or(Lsn(0), |capture| capture.log.confirmed);
         let place = Place::default();
+        let nothing = StateKeeper::new(StateFile::none(), State::default());
         let mut sync = Sync {
-            context: self.context.clone(),
-            keeper: StateKeeper::new(StateFile::none(), State::default()),
             run: self.run.clone(),
-            resumed: false,
             tables: self.tables.clone(),
             capture: self.capture.clone(),
             place: Some(place.clone()),
-            hold: None,
-            round_began: Instant::now(),
-            is_last_round: false,
-            round_took: Duration::ZERO,
-            round_changes: 0,
-            heart_beat: None,
-            warned: Default::default(),
+            ..Sync::new(self.context.clone(), &[], nothing)
         };
         let left = |index: &usize| load::is_left(&self.tables[*index]);
         let tables: Vec<_> = (0..self.tables.len()).filter(left).collect();

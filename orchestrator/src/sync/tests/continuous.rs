@@ -7,6 +7,7 @@ use proto::lsn::Lsn;
 use super::capture::{bench, reads};
 use super::fake::World;
 use super::*;
+use crate::config::source::UpdateMethod;
 
 /// Runs `work` beside a sync that goes on, then asks that to end.
 async fn beside(bench: &Bench, work: impl Future<Output = ()>) -> Result<Summary, Stop> {
@@ -83,20 +84,25 @@ async fn a_table_that_is_lost_is_loaded_in_the_same_run() {
     assert_eq!(reads(&bench), ["a", "b", "a", "a"]);
 }
 
+/// Has "a" lost; its load begins, and is held.
+async fn lose_a(bench: &Bench) {
+    {
+        let mut world = bench.fake.world();
+        world.held.insert("a".into());
+        world.write(&["a", "b"]);
+        let untold = world.log.end - 11;
+        world.log.untold.insert(untold);
+    }
+    until(bench, |world| world.opened == 2).await;
+}
+
 #[tokio::test]
 async fn the_others_are_followed_while_a_table_is_loaded_anew() {
     let bench = bench(&[("a", 2), ("b", 1)]).await;
     let added = |world: &World| world.log.contents["b"].added.len();
     beside(&bench, async {
         caught_up(&bench).await;
-        {
-            let mut world = bench.fake.world();
-            world.held.insert("a".into());
-            world.write(&["a", "b"]);
-            let untold = world.log.end - 11;
-            world.log.untold.insert(untold);
-        }
-        until(&bench, |world| world.opened == 2).await;
+        lose_a(&bench).await;
         let point = bench.fake.world().live["L2"].consistent_point.parse::<Lsn>().unwrap();
         let before = bench.fake.world().committed["a"].clone();
         for changes in 2..5 {
@@ -122,14 +128,7 @@ async fn a_load_that_is_not_over_when_the_sync_is_to_end_is_given_up() {
     let bench = bench(&[("a", 1), ("b", 1)]).await;
     let ended = beside(&bench, async {
         caught_up(&bench).await;
-        {
-            let mut world = bench.fake.world();
-            world.held.insert("a".into());
-            world.write(&["a", "b"]);
-            let untold = world.log.end - 11;
-            world.log.untold.insert(untold);
-        }
-        until(&bench, |world| world.opened == 2).await;
+        lose_a(&bench).await;
         bench.fake.world().write(&["b"]);
     })
     .await;

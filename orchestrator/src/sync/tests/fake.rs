@@ -7,6 +7,8 @@ use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use prost::Message;
 use proto::Tls;
+use proto::dial::Connection;
+use proto::v1::source_client::SourceClient;
 use proto::v1::source_server::{Source, SourceServer};
 use proto::v1::writer_client::WriterClient;
 use proto::v1::writer_server::{Writer as WriterService, WriterServer};
@@ -16,7 +18,9 @@ use tonic::{Request, Response, Status};
 
 use super::super::*;
 use super::capture::Log;
-use crate::writers::Writer;
+use crate::config::source::UpdateMethod;
+use crate::progress::Progress;
+use crate::writers::{Writer, Writers};
 
 /// PostgreSQL, the source, the writer and its disk, in one.
 #[derive(Default)]
