@@ -131,7 +131,7 @@ impl Encoder {
             return Err(WriterError::Internal("a file was opened and is not there".into()));
         };
         open.writer.write(batch).map_err(WriterError::parquet(&open.location))?;
-        self.stage.wrote(batch);
+        self.stage.wrote(batch)?;
         if open.writer.size() as u64 >= self.max_file_bytes {
             self.close()?;
         }

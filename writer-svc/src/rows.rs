@@ -116,6 +116,7 @@ impl Changes {
         let keys = StageRequest {
             kind: Kind::EqualityDeletes.into(),
             row_metadata: false,
+            report_keys: false,
             chunk_id: request.chunk_id + 1,
             ..request.clone()
         };
@@ -197,6 +198,11 @@ impl Rows {
                 request.kind().as_str_name()
             )));
         }
+        let deletes = target.takes(Kind::EqualityDeletes);
+        if request.report_keys && !(deletes && request.kind() == Kind::Data) {
+            let what = "only of rows that are staged into Iceberg keys can be reported".to_owned();
+            return Err(WriterError::InvalidRequest(what));
+        }
         let row_metadata = RowMetadata::of(&request, sent)?;
         let source = match &row_metadata {
             Some(row_metadata) => row_metadata.source(),
@@ -220,7 +226,6 @@ impl Rows {
         let row_group_bytes = usize::try_from(options.row_group_bytes).unwrap_or(usize::MAX);
         let encoder =
             Encoder::new(stage, layout.schema(), target.max_file_bytes(), row_group_bytes);
-        let deletes = target.takes(Kind::EqualityDeletes);
         Ok(Rows {
             request,
             layout,

@@ -35,7 +35,9 @@ pub trait Stage: Send {
     fn open(&mut self, partition: &str) -> Result<Box<dyn Sink>, WriterError>;
 
     /// Sees each batch that went into the open file.
-    fn wrote(&mut self, _batch: &RecordBatch) {}
+    fn wrote(&mut self, _batch: &RecordBatch) -> Result<(), WriterError> {
+        Ok(())
+    }
 
     /// Takes the open file, all of whose bytes are written.
     fn close(&mut self, sink: &mut dyn Sink, footer: &ParquetMetaData) -> Result<(), WriterError>;

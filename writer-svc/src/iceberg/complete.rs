@@ -172,8 +172,11 @@ impl Task<'_> {
 
     fn stage_places(&self, places: &Places) -> Result<StagedChunk, WriterError> {
         let columns: SchemaRef = Arc::new(positions::columns());
-        let request =
-            StageRequest { row_metadata: false, ..self.staging(Kind::PositionDeletes, 3) };
+        let request = StageRequest {
+            row_metadata: false,
+            report_keys: false,
+            ..self.staging(Kind::PositionDeletes, 3)
+        };
         let mut rows = Rows::begin(request, &columns, self.options)?;
         for (file, places) in places {
             let places: Vec<i64> = places.iter().map(|place| place.cast_signed()).collect();

@@ -12,7 +12,7 @@
 //!   ([`transform`]: a column's partition values)
 //! - [`equality`]: the columns of a key, for deletes
 //! - [`positions`]: places of rows, for deletes
-//! - [`stage`]: the files of a chunk and its manifest
+//! - [`stage`]: the files of a chunk and its manifest ([`keys`]: where its rows lie)
 //! - [`complete`]: changes that lack values, completed by the rows that are there
 //!   ([`aside`]: where they wait; [`lookup`]: the rows; [`object`]: files in parts)
 //! - [`metrics`]: counts and bounds of a file, from its footer
@@ -43,6 +43,7 @@ pub mod complete;
 pub mod drop;
 pub mod equality;
 pub mod guarded;
+pub mod keys;
 pub mod lineage;
 pub mod lookup;
 pub mod manifest;
@@ -112,14 +113,9 @@ impl IcebergTable {
         };
         let name = TableName { namespace: table.database.clone(), name: table.name.clone() };
         let (catalog, storage) = catalog::open(iceberg, &name, options)?;
-        let identifiers = match (iceberg.no_identifier_fields, table.normalization) {
-            (true, _) => Vec::new(),
-            (false, _) if table.key_columns.is_empty() => Vec::new(),
-            (false, true) => {
-                table.key_columns.iter().map(|name| naming::destination_name(name)).collect()
-            }
-            // Of the key only this is stored, in a form that tells any two apart.
-            (false, false) => vec![naming::OLAKE_ID.to_owned()],
+        let identifiers = match iceberg.no_identifier_fields {
+            true => Vec::new(),
+            false => identity(Some(table)),
         };
         Ok(IcebergTable {
             new_location: match iceberg.warehouse.trim_end_matches('/') {
@@ -191,6 +187,20 @@ impl IcebergTable {
             });
         }
         Ok(())
+    }
+}
+
+/// Destination names of the columns that tell a row from the others; none: it has
+/// no key.
+fn identity(table: Option<&Table>) -> Vec<String> {
+    match table {
+        Some(table) if table.key_columns.is_empty() => Vec::new(),
+        Some(table) if table.normalization => {
+            table.key_columns.iter().map(|name| naming::destination_name(name)).collect()
+        }
+        // Of the key only this is stored, in a form that tells any two apart.
+        Some(_) => vec![naming::OLAKE_ID.to_owned()],
+        None => Vec::new(),
     }
 }
 

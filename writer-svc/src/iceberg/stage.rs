@@ -6,8 +6,8 @@
 //! ```
 //!
 //! Data files, or the files of equality deletes, which are alike but for their
-//! columns: those of a key. A later index of keys is fed here, where file and
-//! row of each are known.
+//! columns: those of a key. Where the row of each key lies is told to who asks
+//! ([`super::keys`]).
 //!
 //! The manifest is one of Iceberg's, with every file's metrics and the schema
 //! that the files were written under, which notes its lineage; no snapshot ever
@@ -28,6 +28,7 @@ use proto::v1::stage_request::Kind;
 use proto::v1::{CommitRequest, StageRequest, StagedChunk};
 use uuid::Uuid;
 
+use super::keys::Keys;
 use super::lineage::Lineage;
 use super::manifest::{self, Common};
 use super::metrics::{self, Content, NanCounts};
@@ -63,6 +64,8 @@ struct IcebergStage {
     nan: NanCounts,
     /// Of position deletes.
     positions: Ascending,
+    /// Where rows lie, if that is wanted.
+    keys: Option<Keys>,
     sealed: bool,
 }
 
@@ -110,6 +113,12 @@ pub fn begin(
         Kind::EqualityDeletes => Content::EqualityDeletes(ids.collect()),
         Kind::PositionDeletes => Content::PositionDeletes(String::new()),
     };
+    let paths = Paths::of(metadata, &table.new_location);
+    let keys = request.report_keys.then(|| {
+        let (storage, directory) = (&table.storage, paths.load(&request.load_id));
+        let names = super::identity(request.table.as_ref());
+        Keys::new(storage, &directory, request.chunk_id, &names, &plan.arrow)
+    });
     let partitions = Partitions::new(&spec, &plan.table, &plan.arrow)?;
     let split: Option<Box<dyn Split>> = match &content {
         Content::PositionDeletes(_) => Some(Box::new(ByFile)),
@@ -117,7 +126,7 @@ pub fn begin(
     };
     let stage = IcebergStage {
         storage: Arc::clone(&table.storage),
-        paths: Paths::of(metadata, &table.new_location),
+        paths,
         scratch: table.storage.scratch(),
         schema: Arc::new(plan.lineage.noted(&plan.table)?),
         spec,
@@ -132,6 +141,7 @@ pub fn begin(
         partition: Struct::empty(),
         nan: NanCounts::default(),
         positions: Ascending::default(),
+        keys: keys.transpose()?,
         sealed: false,
     };
     Ok(Staging { stage: Box::new(stage), schema: plan.arrow, split })
@@ -167,14 +177,18 @@ impl Stage for IcebergStage {
         let location = format!("{}/{name}", self.paths.load(&self.load_id));
         self.begun.push(location.clone());
         self.nan = NanCounts::default();
+        if let Some(keys) = &mut self.keys {
+            keys.opened(&location);
+        }
         self.storage.create(&location)
     }
 
-    fn wrote(&mut self, batch: &RecordBatch) {
+    fn wrote(&mut self, batch: &RecordBatch) -> Result<(), WriterError> {
         self.nan.add(batch);
         if let Content::PositionDeletes(_) = self.content {
             self.positions.add(batch);
         }
+        self.keys.as_mut().map_or(Ok(()), |keys| keys.wrote(batch))
     }
 
     fn close(&mut self, sink: &mut dyn Sink, footer: &ParquetMetaData) -> Result<(), WriterError> {
@@ -203,6 +217,7 @@ impl Stage for IcebergStage {
 
     fn seal(mut self: Box<Self>, request: &StageRequest) -> Result<StagedChunk, WriterError> {
         let files = std::mem::take(&mut self.files);
+        let keys = self.keys.as_mut().map_or(Ok(""), Keys::finish)?.to_owned();
         let id = self.id.simple();
         let manifest = format!(
             "{}/{STAGED_PREFIX}{}-{:05}-{id}.avro",
@@ -217,6 +232,7 @@ impl Stage for IcebergStage {
             files: files.len() as u64,
             bytes: files.iter().map(DataFile::file_size_in_bytes).sum(),
             kind: request.kind,
+            keys,
             ..Default::default()
         };
         let common = Common {
@@ -229,6 +245,9 @@ impl Stage for IcebergStage {
         files.iter().try_for_each(|file| written.add(file))?;
         self.storage.write(&chunk.manifest, &written.finish()?.content)?;
         self.sealed = true;
+        if let Some(keys) = self.keys.take() {
+            keys.keep();
+        }
         Ok(chunk)
     }
 }
