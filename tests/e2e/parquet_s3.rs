@@ -1,5 +1,6 @@
 //! Plain Parquet in a bucket: the same promises as in a directory.
 
+mod changes;
 mod kill;
 mod refusals;
 mod uploads;

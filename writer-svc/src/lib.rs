@@ -22,6 +22,8 @@
 //!   ([`encoding`]: which encoding suits a column; the pages of columns that are
 //!   not nested are ours, those of lists are `parquet`'s)
 //! - [`stage`]: the files of one chunk, invisible to readers, and their manifest
+//! - [`complete`]: changes that do not say all of what they come to, by what the table
+//!   holds ([`scan`]: one file of it; [`object`]: a file read in parts)
 //! - [`target`]: a table at a destination, whatever its kind
 //!   ([`record`]: the record of its last commit, as it is stored)
 //! - [`parquet`]: stage, prepare, commit and drop of a table directory
@@ -46,6 +48,7 @@
 pub mod allow;
 pub mod aws;
 pub mod certificate;
+pub mod complete;
 pub mod decimal;
 pub mod encode;
 pub mod encoding;
@@ -53,6 +56,7 @@ pub mod error;
 pub mod iceberg;
 pub mod layout;
 pub mod naming;
+pub mod object;
 pub mod parquet;
 pub mod partition;
 pub mod receive;
@@ -63,6 +67,7 @@ pub mod row_id;
 pub mod row_metadata;
 pub mod rows;
 pub mod s3;
+pub mod scan;
 pub mod service;
 pub mod spill;
 pub mod stage;

@@ -80,9 +80,8 @@ pub struct Reducer {
 pub struct Reduced {
     /// With all columns sent.
     pub rows: RecordBatch,
-    /// The same of those that lack values (by transaction: none, those are among
-    /// the others); without a key: whole rows that are gone, each as often as it
-    /// is.
+    /// The same of those that lack values; without a key: whole rows that are gone,
+    /// each as often as it is.
     pub lacking: RecordBatch,
     /// The keys under which the table has what those lack; `None`: their own.
     pub from: Option<RecordBatch>,

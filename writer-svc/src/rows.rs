@@ -18,10 +18,10 @@ use proto::v1::{StageRequest, StagedChunk};
 use tokio_util::sync::CancellationToken;
 
 use crate::Options;
+use crate::complete::aside::{self, Aside};
 use crate::decimal;
 use crate::encode::Encoder;
 use crate::error::WriterError;
-use crate::iceberg::aside::{self, Aside};
 use crate::iceberg::positions;
 use crate::layout::Layout;
 use crate::partition::Split;
@@ -133,7 +133,8 @@ impl Changes {
 
     fn finish(mut self, cancelled: &CancellationToken) -> Result<StagedChunk, WriterError> {
         let mut aside: Option<Aside> = None;
-        let keys = self.keys.as_ref().map(|_| self.reducer.keys());
+        let keyed = self.request.table.as_ref().is_some_and(|table| !table.key_columns.is_empty());
+        let keys = keyed.then(|| self.reducer.keys());
         let waits = aside::columns(&self.sent, keys.as_deref());
         for reduced in self.reducer.finish()? {
             if cancelled.is_cancelled() {
@@ -151,7 +152,8 @@ impl Changes {
                         let (destination, table) =
                             (self.request.destination.as_ref(), self.request.table.as_ref());
                         let target = target::of(destination, table, &self.options)?;
-                        aside.insert(target.put_aside(&self.request, &waits)?)
+                        let place = target.aside(&self.request.load_id)?;
+                        aside.insert(Aside::create(place, &self.request, &waits)?)
                     }
                 };
                 open.push(&aside::rows(&waits, &reduced.lacking, reduced.from.as_ref())?)?;

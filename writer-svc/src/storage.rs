@@ -78,6 +78,16 @@ pub fn local_path(parquet: &Parquet) -> Result<PathBuf, WriterError> {
     Ok(path)
 }
 
+/// The path as text, as it travels.
+pub fn utf8(path: &Path) -> Result<&str, WriterError> {
+    path.to_str().ok_or_else(|| {
+        WriterError::invalid_table(
+            format!("local_path {} is not UTF-8", path.display()),
+            "give the destination a local_path in UTF-8",
+        )
+    })
+}
+
 /// Demands that `name` be one path component, not hidden, and short.
 pub fn plain(what: &str, name: &str) -> Result<(), WriterError> {
     let problem = if name.is_empty() {

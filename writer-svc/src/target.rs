@@ -13,8 +13,8 @@ use proto::v1::{
 
 use crate::Options;
 use crate::allow;
+use crate::complete::aside::Place;
 use crate::error::WriterError;
-use crate::iceberg::aside::Aside;
 use crate::iceberg::{self, IcebergTable};
 use crate::parquet::bucket::BucketTable;
 use crate::parquet::{self, ParquetTable};
@@ -84,31 +84,21 @@ pub trait Target: Send + Sync {
         layout: SchemaRef,
     ) -> Result<Staging, WriterError>;
 
-    /// Puts rows aside that cannot be staged before the table is asked; `sent`:
-    /// their columns.
-    fn put_aside(&self, stage: &StageRequest, _sent: &Schema) -> Result<Aside, WriterError> {
-        Err(cannot_be_asked(stage.table.as_ref()))
-    }
+    /// Where changes of a load wait that cannot be staged before the table is asked.
+    fn aside(&self, load_id: &str) -> Result<Place, WriterError>;
 
     /// Stages what was put aside, by what the table holds.
     fn complete(
         &self,
         request: &CompleteRequest,
-        _options: &Options,
-    ) -> Result<CompleteResponse, WriterError> {
-        Err(cannot_be_asked(request.stage.as_ref().and_then(|stage| stage.table.as_ref())))
-    }
+        options: &Options,
+    ) -> Result<CompleteResponse, WriterError>;
 
     /// Makes staged chunks the table's content, in one atomic step.
     fn commit(&self, request: &CommitRequest) -> Result<Committed, WriterError>;
 
     /// Removes the table and all that is staged for it; whether there was one.
     fn drop_table(&self) -> Result<bool, WriterError>;
-}
-
-fn cannot_be_asked(table: Option<&Table>) -> WriterError {
-    let stream = table.map(|table| table.stream.as_str()).unwrap_or_default();
-    WriterError::InvalidRequest(format!("the table of {stream} cannot be asked for rows"))
 }
 
 /// The table of a request. Checks every name; touches nothing.

@@ -33,14 +33,6 @@ fn loaded_anew(followed: &Followed, sql: &str) -> Result<()> {
 }
 
 #[test]
-fn a_long_value_that_did_not_change_is_never_lost() -> Result<()> {
-    // A Parquet table cannot be asked. (Of Iceberg: `values`.)
-    let followed = Followed::new(Into::Parquet, "toast", SQL)?;
-    followed.sync()?;
-    loaded_anew(&followed, "UPDATE t SET v = 'beside' WHERE id = 7")
-}
-
-#[test]
 fn columns_that_come_and_go_and_change_are_followed_by_a_load() -> Result<()> {
     for into in [Into::Parquet, Into::Iceberg] {
         let followed = Followed::new(into, "ddl", SQL)?;

@@ -2,12 +2,16 @@
 //! rows without a key. The table itself says what they are, and is not loaded
 //! anew.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context, Result, ensure};
+use proto::lsn::Lsn;
 use serde_json::json;
 use tests::follow;
 use tests::iceberg::engine::Engine;
 use tests::iceberg::pair::{Catalog, Pair, Store};
 use tests::iceberg::warehouse::{CATALOG_NAME, Warehouse};
+use tests::reader::{self, read};
 use tests::run::Outcome;
 use tests::workload::{LARGE_TABLES, MORE, SCHEMA, Workload};
 
@@ -30,8 +34,17 @@ fn followed_equals(followed: &Followed, streams: &[&str]) -> Result<Outcome> {
 }
 
 #[test]
-fn a_large_value_that_was_left_as_it_was_is_the_tables() -> Result<()> {
-    let followed = Followed::new(Into::Iceberg, "values", SQL)?;
+fn a_large_value_that_was_left_as_it_was_is_the_tables_in_iceberg() -> Result<()> {
+    left_as_it_was(Into::Iceberg)
+}
+
+#[test]
+fn a_large_value_that_was_left_as_it_was_is_the_tables_in_parquet() -> Result<()> {
+    left_as_it_was(Into::Parquet)
+}
+
+fn left_as_it_was(into: Into) -> Result<()> {
+    let followed = Followed::new(into, "values", SQL)?;
     followed.sync_equals(&T)?;
     for sql in [
         "UPDATE t SET n = n + 1 WHERE id < 20",
@@ -95,6 +108,51 @@ fn so_it_is_in_tables_that_are_partitioned_and_in_format_version_3() -> Result<(
             followed.equals_by_duckdb(&T).context(sql)?;
         }
     }
+    Ok(())
+}
+
+#[test]
+fn so_it_is_in_directories_of_parquet_files() -> Result<()> {
+    let followed = Followed::new(Into::Parquet, "values_directories", SQL)?;
+    followed.project.select(&T, json!({"partition_regex": "/year={day,none,YYYY}/n={n,none,}"}))?;
+    followed.sync_equals(&T)?;
+    for sql in [
+        "UPDATE t SET n = n + 1; UPDATE t SET n = n - 1, v = 'short' WHERE id < 9",
+        "UPDATE t SET n = 3; UPDATE t SET id = id + 500 WHERE id < 9",
+        // A row that is gone has none.
+        "DELETE FROM t WHERE id = 20; INSERT INTO t VALUES (20, 1, NULL, repeat('x', 3000))",
+        "UPDATE t SET n = 4 WHERE id IN (20, 21)",
+    ] {
+        followed.psql(sql)?;
+        followed_equals(&followed, &T).context(sql)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn so_it_is_where_rows_are_json_in_parquet_files() -> Result<()> {
+    let followed = Followed::new(Into::Parquet, "values_json_rows", SQL)?;
+    followed.project.select(&T, json!({"normalization": false}))?;
+    followed.sync()?;
+    followed.psql("UPDATE t SET n = 1 WHERE id < 30; UPDATE t SET w = NULL WHERE id < 10")?;
+    let outcome = followed.sync()?;
+    ensure!(!outcome.stderr.contains("loaded anew"), "{}", outcome.stderr);
+    let read = read(reader::Engine::DuckDb, &followed.project.table("public", "t"))?;
+    let mut newest = BTreeMap::new();
+    for row in read.rows.project(&["_olake_id", "_cdc_lsn", "data"].map(str::to_owned))?.rows {
+        let lsn = row[1].as_str().map(str::parse::<Lsn>).transpose()?;
+        let data = row[2].as_str().map(str::to_owned);
+        let known = newest.entry(row[0].as_str().map(str::to_owned)).or_insert((None, None));
+        if (lsn, &data) > (known.0, &known.1) {
+            *known = (lsn, data);
+        }
+    }
+    let mut found: Vec<_> = newest.into_values().filter_map(|(_, data)| data).collect();
+    found.sort_unstable();
+    let source = followed.psql("SELECT row_to_json(t) FROM t")?;
+    let mut expected: Vec<_> = source.lines().collect();
+    expected.sort_unstable();
+    assert_eq!(found, expected);
     Ok(())
 }
 
@@ -169,10 +227,10 @@ fn in_parquet_rows_without_a_key_come_and_go_as_rows() -> Result<()> {
 
 #[test]
 fn random_transactions_of_large_values_and_equal_rows_arrive() -> Result<()> {
-    for seed in [5, 15, 25] {
+    for (seed, into) in [(5, Into::Iceberg), (15, Into::Iceberg), (25, Into::Parquet)] {
         let run = || -> Result<()> {
             let sql = format!("{SCHEMA}{MORE}");
-            let followed = Followed::new(Into::Iceberg, "large_random", &sql)?;
+            let followed = Followed::new(into, "large_random", &sql)?;
             followed.select(&LARGE_TABLES)?;
             let mut workload = Workload::new(seed).of(&LARGE_TABLES);
             followed.sync_equals(&LARGE_TABLES)?;

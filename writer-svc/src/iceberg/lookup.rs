@@ -3,7 +3,7 @@
 //! ```text
 //! manifests ─► files whose bounds allow a wanted key        [`files`]
 //!   newest first:  data file: the key's columns ─► rows ─► the values of those
-//!                  equality deletes: keys that are gone since   [`scan`]
+//!                  equality deletes: keys that are gone since   [`crate::scan`]
 //! ```
 //!
 //! A key's row is the newest that no delete applies to, and there is one at
@@ -17,36 +17,22 @@
 
 pub mod files;
 mod positions;
-pub mod scan;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::HashMap;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, UInt32Array};
-use arrow::compute::take_arrays;
-use arrow::row::{RowConverter, SortField};
-use parquet::arrow::PARQUET_FIELD_ID_META_KEY;
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use arrow::datatypes::{DataType, Schema, SchemaRef};
+use arrow::row::RowConverter;
+use iceberg::spec::FormatVersion;
 
-use super::IcebergTable;
 use super::catalog::Loaded;
+use super::{IcebergTable, equality};
+use crate::complete::wanted::{Key, Wanted, comparing, converter};
+use crate::complete::{Asked, Found, Places, Unfound, columns_of};
 use crate::error::WriterError;
+use crate::scan::{Column, Scan, Which};
 use files::{Bounds, Candidate};
 use positions::Positions;
-use scan::{Column, Scan};
-
-/// Why rows cannot be found.
-#[derive(Debug)]
-pub enum Unfound {
-    /// The table has what is not understood here; in words.
-    Cannot(String),
-    /// It could not be read.
-    Failed(WriterError),
-}
-
-impl From<WriterError> for Unfound {
-    fn from(error: WriterError) -> Self {
-        Unfound::Failed(error)
-    }
-}
 
 /// The table to look in.
 #[derive(Clone, Copy)]
@@ -57,37 +43,63 @@ pub struct Lookup<'a> {
     pub base: &'a Loaded,
 }
 
-/// A key, or a whole row, in Arrow's row format.
-type Key = Box<[u8]>;
-
 /// What is read of a data file, by the order of sequence numbers.
 enum Step<'a> {
     Data(&'a Candidate),
     Deletes(&'a Candidate),
 }
 
+impl Asked for Lookup<'_> {
+    fn name(&self) -> String {
+        self.table.name.to_string()
+    }
+
+    fn declared(&self, key: &Schema) -> Result<SchemaRef, WriterError> {
+        Ok(equality::plan(&self.name(), Some(&self.base.metadata), key)?.arrow)
+    }
+
+    fn rows(
+        &self,
+        keys: &RecordBatch,
+        values: &[Column],
+        found: Found<'_>,
+    ) -> Result<Vec<usize>, Unfound> {
+        self.find_rows(keys, values, found)
+    }
+
+    fn places(
+        &self,
+        rows: &RecordBatch,
+        id: usize,
+        first: usize,
+        taken: &mut Places,
+    ) -> Result<usize, Unfound> {
+        if self.base.metadata.format_version() >= FormatVersion::V3 {
+            let what = "rows of a table without a key cannot be deleted by their places in format \
+                        version 3";
+            return Err(Unfound::Cannot(what.to_owned()));
+        }
+        self.find_places(rows, id, first, taken)
+    }
+}
+
 impl Lookup<'_> {
-    /// Finds the row of each of `keys`, whose fields have ids, and tells of rows
-    /// together their keys' places and `values`. Returns the places of the keys
-    /// that have no row.
-    pub fn rows(
+    fn open(self, file: &Candidate) -> Result<Scan, Unfound> {
+        let scan = Scan::open(&self.table.storage, &file.location, file.bytes)?;
+        match scan.has_ids() {
+            true => Ok(scan),
+            false => Err(Unfound::Cannot(format!("{} has no field ids", file.location))),
+        }
+    }
+
+    fn find_rows(
         self,
         keys: &RecordBatch,
         values: &[Column],
-        mut found: impl FnMut(&[usize], Vec<ArrayRef>) -> Result<(), Unfound>,
+        found: Found<'_>,
     ) -> Result<Vec<usize>, Unfound> {
-        let columns = columns_of(keys)?;
-        let converter = converter(&columns)?;
-        let mut wanted = HashMap::with_capacity(keys.num_rows());
-        // Of a key that is wanted again: the place before, by the last one.
-        let mut again = HashMap::new();
-        let rows = converter.convert_columns(keys.columns()).map_err(comparing())?;
-        for (place, key) in rows.iter().enumerate() {
-            if let Some(before) = wanted.insert(Key::from(key.as_ref()), place) {
-                again.insert(place, before);
-            }
-        }
-        let ids: Vec<i32> = columns.iter().map(|column| column.id).collect();
+        let (columns, ids) = with_ids(keys)?;
+        let mut wanted = Wanted::of(keys, columns)?;
         let bounds = Bounds::of(self.base, &ids, keys);
         let files = files::find(self.table, self.base, &ids, bounds.as_ref())?;
         let gone = Positions::read(self.table, &files)?;
@@ -104,14 +116,14 @@ impl Lookup<'_> {
             }
             match step {
                 Step::Data(file) => {
-                    let scan = Scan::open(self.table, file)?;
+                    let scan = self.open(file)?;
                     let (mut at, mut hits) = (Vec::new(), Vec::new());
+                    let columns = wanted.columns().to_vec();
                     scan.read(&columns, None, |first, arrays| {
-                        let keys = converter.convert_columns(&arrays).map_err(comparing())?;
-                        for (row, key) in (first..).zip(keys.iter()) {
-                            if wanted.contains_key(key.as_ref())
+                        for (row, key) in (first..).zip(wanted.keys(&arrays)?.iter()) {
+                            if wanted.contains(key.as_ref())
                                 && !gone.contains(&file.location, row)
-                                && let Some(place) = wanted.remove(key.as_ref())
+                                && let Some(place) = wanted.take(key.as_ref())
                             {
                                 at.push(row);
                                 hits.push(place);
@@ -119,58 +131,29 @@ impl Lookup<'_> {
                         }
                         Ok(())
                     })?;
-                    let mut told = 0;
-                    scan.read(values, Some(&at), |_, arrays| {
-                        let rows = arrays.first().map_or(0, |array| array.len());
-                        let hits = &hits[told..told + rows];
-                        told += rows;
-                        let (mut at, mut places): (Vec<u32>, Vec<usize>) = Default::default();
-                        for (row, mut place) in (0..).zip(hits) {
-                            while let Some(before) = again.get(place) {
-                                at.push(row);
-                                places.push(*before);
-                                place = before;
-                            }
-                        }
-                        if !at.is_empty() {
-                            let arrays = take_arrays(&arrays, &UInt32Array::from(at), None);
-                            found(&places, arrays.map_err(comparing())?)?;
-                        }
-                        found(hits, arrays)
-                    })?;
+                    wanted.tell(&scan, &at, &hits, values, found)?;
                 }
                 Step::Deletes(file) => {
-                    Scan::open(self.table, file)?.read(&columns, None, |_, arrays| {
-                        let keys = converter.convert_columns(&arrays).map_err(comparing())?;
-                        missing.extend(keys.iter().filter_map(|key| wanted.remove(key.as_ref())));
+                    let columns = wanted.columns().to_vec();
+                    self.open(file)?.read(&columns, None, |_, arrays| {
+                        let keys = wanted.keys(&arrays)?;
+                        missing.extend(keys.iter().filter_map(|key| wanted.take(key.as_ref())));
                         Ok(())
                     })?;
                 }
             }
         }
-        missing.extend(wanted.into_values());
-        for at in 0..missing.len() {
-            let mut place = missing[at];
-            while let Some(before) = again.get(&place) {
-                missing.push(*before);
-                place = *before;
-            }
-        }
-        Ok(missing)
+        Ok(wanted.missing(missing))
     }
 
-    /// Finds places of rows that are equal to those of `rows` in all columns from
-    /// `first` on, as many as each is there, and adds them to `taken`, of which it
-    /// finds none again; `id` is a column that equal rows have in common. Returns
-    /// how many were not found.
-    pub fn places(
+    fn find_places(
         self,
         rows: &RecordBatch,
         id: usize,
         first: usize,
         taken: &mut Places,
     ) -> Result<usize, Unfound> {
-        let columns = columns_of(rows)?;
+        let (columns, fields) = with_ids(rows)?;
         let (ids, values) = (&columns[id..=id], &columns[first..]);
         let (by_id, by_value) = (converter(ids)?, converter(values)?);
         let convert = |converter: &RowConverter, arrays: &[ArrayRef]| {
@@ -185,7 +168,7 @@ impl Lookup<'_> {
             *rows.entry(row.as_ref().into()).or_default() += 1;
         }
         let mut left = rows.num_rows();
-        let files = files::find(self.table, self.base, &[columns[id].id], None)?;
+        let files = files::find(self.table, self.base, &[fields[id]], None)?;
         if !files.equality.is_empty() {
             return Err(Unfound::Cannot("it has equality deletes, which are not ours".to_owned()));
         }
@@ -196,7 +179,7 @@ impl Lookup<'_> {
             if left == 0 {
                 break;
             }
-            let scan = Scan::open(self.table, file)?;
+            let scan = self.open(file)?;
             let known = taken.entry(file.location.clone()).or_default();
             let (mut at, mut at_ids) = (Vec::new(), Vec::new());
             scan.read(ids, None, |from, arrays| {
@@ -231,36 +214,24 @@ impl Lookup<'_> {
     }
 }
 
-/// Rows of data files by their places, ascending.
-pub type Places = BTreeMap<String, BTreeSet<u64>>;
-
 /// The table's own column of what a row is.
 fn op_type(base: &Loaded) -> Result<Column, Unfound> {
     let name = crate::naming::OP_TYPE;
     let field = base.metadata.current_schema().as_struct().field_by_name(name);
     let field = field.ok_or_else(|| Unfound::Cannot(format!("it has no column {name}")))?;
-    Ok(Column { id: field.id, kind: arrow::datatypes::DataType::Utf8 })
+    Ok(Column { which: Which::Id(field.id), kind: DataType::Utf8 })
 }
 
-/// The columns of a batch whose fields have ids.
-pub fn columns_of(batch: &RecordBatch) -> Result<Vec<Column>, Unfound> {
-    let schema = batch.schema();
-    let column = |field: &std::sync::Arc<arrow::datatypes::Field>| {
-        let id = field.metadata().get(PARQUET_FIELD_ID_META_KEY).and_then(|id| id.parse().ok());
-        let id = id.ok_or_else(|| {
-            let what = format!("the column {:?} has no field id", field.name());
-            Unfound::Failed(WriterError::Internal(what))
-        })?;
-        Ok(Column { id, kind: field.data_type().clone() })
+/// The columns of a batch, and their fields' ids, which they all have.
+fn with_ids(batch: &RecordBatch) -> Result<(Vec<Column>, Vec<i32>), Unfound> {
+    let columns = columns_of(batch)?;
+    let id = |column: &Column| match &column.which {
+        Which::Id(id) => Ok(*id),
+        Which::Name(name) => {
+            let what = format!("the column {name:?} has no field id");
+            Err(Unfound::Failed(WriterError::Internal(what)))
+        }
     };
-    schema.fields().iter().map(column).collect()
-}
-
-fn converter(columns: &[Column]) -> Result<RowConverter, Unfound> {
-    let fields = columns.iter().map(|column| SortField::new(column.kind.clone())).collect();
-    Ok(RowConverter::new(fields).map_err(WriterError::arrow("comparing keys"))?)
-}
-
-fn comparing() -> impl FnOnce(arrow::error::ArrowError) -> WriterError {
-    WriterError::arrow("comparing keys")
+    let ids = columns.iter().map(id).collect::<Result<_, Unfound>>()?;
+    Ok((columns, ids))
 }

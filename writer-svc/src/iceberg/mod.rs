@@ -13,8 +13,8 @@
 //! - [`equality`]: the columns of a key, for deletes
 //! - [`positions`]: places of rows, for deletes
 //! - [`stage`]: the files of a chunk and its manifest ([`keys`]: where its rows lie)
-//! - [`complete`]: changes that lack values, completed by the rows that are there
-//!   ([`aside`]: where they wait; [`lookup`]: the rows; [`object`]: files in parts)
+//! - [`lookup`]: the rows that are there, for changes that lack values
+//!   ([`crate::complete`])
 //! - [`metrics`]: counts and bounds of a file, from its footer
 //! - [`manifest`]: manifests and manifest lists ↔ bytes ([`avro`])
 //! - [`prepare`]: what a table holds, and the removal of what was abandoned
@@ -34,12 +34,10 @@
 //! The crate of the same name serves for the spec's types and encodings only,
 //! bytes in, bytes out: every object is read and written by [`storage`].
 
-pub mod aside;
 pub mod avro;
 pub mod catalog;
 pub mod check;
 pub mod commit;
-pub mod complete;
 pub mod drop;
 pub mod equality;
 pub mod guarded;
@@ -48,7 +46,6 @@ pub mod lineage;
 pub mod lookup;
 pub mod manifest;
 pub mod metrics;
-pub mod object;
 pub mod partition;
 pub mod position;
 pub mod positions;
@@ -72,12 +69,14 @@ use proto::v1::{
 };
 
 use crate::Options;
+use crate::complete;
+use crate::complete::aside::Place;
 use crate::error::WriterError;
 use crate::naming;
 use crate::storage::plain;
 use crate::target::{Committed, Staging, Target, file_bytes};
-use aside::Aside;
 use catalog::{Catalog, Loaded, TableName};
+use lookup::Lookup;
 use storage::Storage;
 
 /// An Iceberg table, there or to be.
@@ -140,6 +139,17 @@ impl IcebergTable {
             self.check_metadata(&loaded.metadata)?;
         }
         Ok(loaded)
+    }
+
+    /// Among the data files of a load.
+    fn aside_of(
+        &self,
+        metadata: Option<&TableMetadata>,
+        load_id: &str,
+    ) -> Result<Place, WriterError> {
+        plain("load_id", load_id)?;
+        let directory = Paths::of(metadata, &self.new_location).load(load_id);
+        Ok(Place { storage: Arc::clone(&self.storage), directory })
     }
 
     /// An object that the table refers to.
@@ -285,8 +295,9 @@ impl Target for IcebergTable {
         stage::begin(self, request, source, &layout)
     }
 
-    fn put_aside(&self, stage: &StageRequest, sent: &Schema) -> Result<Aside, WriterError> {
-        Aside::create(self, stage, sent)
+    fn aside(&self, load_id: &str) -> Result<Place, WriterError> {
+        let loaded = self.load()?;
+        self.aside_of(loaded.as_ref().map(|loaded| &loaded.metadata), load_id)
     }
 
     fn complete(
@@ -294,7 +305,12 @@ impl Target for IcebergTable {
         request: &CompleteRequest,
         options: &Options,
     ) -> Result<CompleteResponse, WriterError> {
-        complete::complete(self, request, options)
+        let Some(base) = self.load()? else { return Ok(complete::missing("it is not there")) };
+        let current = position::of(&base.metadata);
+        let current = current.commit_id().unwrap_or_default();
+        complete::check_commit(&self.name.to_string(), request, current)?;
+        let place = self.aside_of(Some(&base.metadata), complete::load_id(request)?)?;
+        complete::complete(&Lookup { table: self, base: &base }, &place, request, options)
     }
 
     fn commit(&self, request: &CommitRequest) -> Result<Committed, WriterError> {

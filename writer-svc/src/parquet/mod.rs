@@ -6,6 +6,8 @@
 //! - [`commit`]: staged chunks become the table's content in one rename
 //! - [`append`]: or are added to it
 //! - [`record`]: the commit record, stored with the data
+//! - [`lookup`]: the rows that are there, for changes that lack values
+//!   ([`crate::complete`])
 //! - [`bucket`]: the same of a table in a bucket
 //!
 //! Invariant: whoever finds the live directory finds a whole content of one
@@ -17,6 +19,7 @@ pub mod append;
 pub mod bucket;
 pub mod check;
 pub mod commit;
+pub mod lookup;
 pub mod prepare;
 pub mod record;
 pub mod stage;
@@ -24,15 +27,24 @@ pub mod stage;
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::datatypes::{Schema, SchemaRef};
-use proto::v1::{CommitRecord, CommitRequest, Parquet, PrepareRequest, StageRequest, Table};
+use proto::v1::{
+    CommitRecord, CommitRequest, CompleteRequest, CompleteResponse, Parquet, PrepareRequest,
+    StageRequest, Table,
+};
 
+use crate::Options;
+use crate::complete;
+use crate::complete::aside::Place;
 use crate::error::WriterError;
+use crate::iceberg::storage::LocalStorage;
 use crate::partition::directories::Directories;
 use crate::storage::{self, TablePaths};
 use crate::target::{Committed, Staging, Target, file_bytes};
+use lookup::Lookup;
 
 /// How long a call waits for another that changes the same table.
 const LOCK_PATIENCE: Duration = Duration::from_secs(20);
@@ -91,6 +103,27 @@ impl Target for ParquetTable {
         Ok(Staging { stage: Box::new(stage), schema: layout, split })
     }
 
+    fn aside(&self, load_id: &str) -> Result<Place, WriterError> {
+        let directory = self.paths.load(load_id)?;
+        let directory = storage::utf8(&directory)?.to_owned();
+        Ok(Place { storage: Arc::new(LocalStorage::new(self.paths.staging.clone())), directory })
+    }
+
+    fn complete(
+        &self,
+        request: &CompleteRequest,
+        options: &Options,
+    ) -> Result<CompleteResponse, WriterError> {
+        let Live::Ours(record) = live(&self.paths.live)? else {
+            return Ok(complete::missing("it is not there"));
+        };
+        let name = self.location()?;
+        complete::check_commit(&name, request, &record.commit_id)?;
+        let place = self.aside(complete::load_id(request)?)?;
+        let (storage, files) = (Arc::clone(&place.storage), files(&self.paths.live)?);
+        complete::complete(&Lookup { name, storage, files }, &place, request, options)
+    }
+
     fn commit(&self, request: &CommitRequest) -> Result<Committed, WriterError> {
         commit::commit(&self.paths, request)
     }
@@ -106,6 +139,25 @@ enum Live {
     Absent,
     Empty,
     Ours(CommitRecord),
+}
+
+/// The data files in a table's directory, as readers see them.
+fn files(table: &Path) -> Result<Vec<lookup::File>, WriterError> {
+    let mut files = Vec::new();
+    let mut directories = vec![table.to_owned()];
+    while let Some(directory) = directories.pop() {
+        for name in storage::entries(&directory)? {
+            let path = directory.join(&name);
+            let meta = fs::symlink_metadata(&path).map_err(WriterError::io("reading", &path))?;
+            if meta.is_dir() {
+                directories.push(path);
+            } else if name.ends_with(".parquet") && !name.starts_with('.') {
+                let location = storage::utf8(&path)?.to_owned();
+                files.push(lookup::File { location, bytes: meta.len() });
+            }
+        }
+    }
+    Ok(files)
 }
 
 /// Looks, and refuses what is not ours.

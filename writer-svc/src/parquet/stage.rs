@@ -191,12 +191,7 @@ impl Sink for StagedSink {
 
 impl Manifest {
     fn describe(&self, path: &Path) -> Result<StagedChunk, WriterError> {
-        let manifest = path.to_str().ok_or_else(|| {
-            WriterError::invalid_table(
-                format!("local_path {} is not UTF-8", path.display()),
-                "give the destination a local_path in UTF-8",
-            )
-        })?;
+        let manifest = storage::utf8(path)?;
         Ok(StagedChunk {
             load_id: self.load_id.clone(),
             chunk_id: self.chunk_id,

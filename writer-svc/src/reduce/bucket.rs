@@ -214,8 +214,7 @@ impl Bucket {
         let scope = self.columns.scope;
         let removes = matches!(scope, Scope::Stream | Scope::Replacing);
         let live = states.iter().filter(|state| !removes || !state.deleted);
-        let (whole, lacking): (Vec<_>, Vec<_>) =
-            live.partition(|state| scope == Scope::Transaction || !state.lacks());
+        let (whole, lacking): (Vec<_>, Vec<_>) = live.partition(|state| !state.lacks());
         let (moved, lacking): (Vec<_>, Vec<_>) =
             lacking.into_iter().partition(|state| state.origin.is_some());
         let mut rows = pick(&self.columns, &batches, &whole)?;

@@ -6,7 +6,7 @@ use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Int32Type, Int64Type};
 use iceberg::spec::{DataContentType, DataFile, DataFileFormat, Datum, PrimitiveType, Type};
 
-use super::Unfound;
+use crate::complete::Unfound;
 use crate::iceberg::IcebergTable;
 use crate::iceberg::catalog::Loaded;
 use crate::iceberg::manifest::{self, Lives};

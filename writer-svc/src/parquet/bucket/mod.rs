@@ -32,11 +32,18 @@ pub mod stage;
 use std::sync::Arc;
 
 use arrow::datatypes::{Schema, SchemaRef};
-use proto::v1::{CommitRecord, CommitRequest, Parquet, PrepareRequest, StageRequest, Table};
+use proto::v1::{
+    CommitRecord, CommitRequest, CompleteRequest, CompleteResponse, Parquet, PrepareRequest,
+    StageRequest, Table,
+};
 
 use crate::Options;
 use crate::allow;
+use crate::complete;
+use crate::complete::aside::Place;
 use crate::error::WriterError;
+use crate::iceberg::storage::Storage;
+use crate::parquet::lookup::{File, Lookup};
 use crate::partition::directories::Directories;
 use crate::s3::{Bucket, Names, Uploads};
 use crate::storage::{PRIVATE, plain};
@@ -138,6 +145,35 @@ impl Target for BucketTable {
         let split = Directories::split(&self.partition_regex, source, request.processed_at)?;
         let stage = stage::BucketStage::create(self, &request.load_id, request.chunk_id)?;
         Ok(Staging { stage: Box::new(stage), schema: layout, split })
+    }
+
+    fn aside(&self, load_id: &str) -> Result<Place, WriterError> {
+        let storage: Arc<dyn Storage> = self.bucket.clone();
+        Ok(Place { storage, directory: self.paths.load(load_id)? })
+    }
+
+    fn complete(
+        &self,
+        request: &CompleteRequest,
+        options: &Options,
+    ) -> Result<CompleteResponse, WriterError> {
+        let found = commit::settle(self)?;
+        let Some(record) = found.commit() else {
+            return Ok(complete::missing("it is not there"));
+        };
+        let name = self.paths.live.clone();
+        complete::check_commit(&name, request, &record.commit_id)?;
+        let place = self.aside(complete::load_id(request)?)?;
+        let mut files = Vec::with_capacity(found.record.files.len());
+        for path in &found.record.files {
+            let location = format!("{name}/{path}");
+            let Some(bytes) = self.bucket.size(&location)? else {
+                return Ok(complete::missing(format!("{location} is not there")));
+            };
+            files.push(File { location, bytes });
+        }
+        let storage = Arc::clone(&place.storage);
+        complete::complete(&Lookup { name, storage, files }, &place, request, options)
     }
 
     fn commit(&self, request: &CommitRequest) -> Result<Committed, WriterError> {

@@ -7,8 +7,9 @@ use arrow::datatypes::Int64Type;
 use parquet::arrow::PARQUET_FIELD_ID_META_KEY;
 
 use super::*;
-use crate::iceberg::lookup::scan::Column;
-use crate::iceberg::lookup::{Lookup, Unfound};
+use crate::complete::{Asked, Unfound};
+use crate::iceberg::lookup::Lookup;
+use crate::scan::{Column, Which};
 
 /// The keys that are found, and those that are not.
 fn look_up(table: &IcebergTable, wanted: &[i64]) -> Result<(Vec<i64>, Vec<i64>), Unfound> {
@@ -18,9 +19,9 @@ fn look_up(table: &IcebergTable, wanted: &[i64]) -> Result<(Vec<i64>, Vec<i64>),
     let field = field.with_metadata([(PARQUET_FIELD_ID_META_KEY.into(), id.to_string())].into());
     let ids = Arc::new(Int64Array::from(wanted.to_vec()));
     let keys = RecordBatch::try_new(Arc::new(Schema::new(vec![field])), vec![ids]).unwrap();
-    let values = [Column { id, kind: DataType::Int64 }];
+    let values = [Column { which: Which::Id(id), kind: DataType::Int64 }];
     let mut found = Vec::new();
-    let missing = Lookup { table, base: &base }.rows(&keys, &values, |places, arrays| {
+    let missing = Lookup { table, base: &base }.rows(&keys, &values, &mut |places, arrays| {
         let read = arrays[0].as_primitive::<Int64Type>().values().to_vec();
         let told: Vec<i64> = places.iter().map(|&place| wanted[place]).collect();
         assert_eq!(read, told, "each key gets its own row");

@@ -11,8 +11,8 @@ use bytes::{Bytes, BytesMut};
 use parquet::errors::ParquetError;
 use parquet::file::reader::{ChunkReader, Length};
 
-use super::storage::Storage;
 use crate::error::WriterError;
+use crate::iceberg::storage::Storage;
 
 /// Bytes of a block.
 const BLOCK: u64 = 1 << 20;

@@ -4,8 +4,8 @@
 //! ```text
 //! stage n:      rows that lack values; rows that are gone ─► [`aside`]
 //! commit n − 1
-//! complete n:   keys ─► [`lookup`] ─► values ─► whole rows, staged like others
-//!               rows that are gone ─► [`lookup`] ─► their places, staged as deletes
+//! complete n:   keys ─► the table's rows ─► values ─► whole rows, staged like others
+//!               rows that are gone ─► the table's ─► their places, staged as deletes
 //! commit n
 //! ```
 //!
@@ -24,7 +24,10 @@
 //! loaded anew. Only what is kept as deleted goes without: its key is then all
 //! that is known of it.
 
-use std::collections::BTreeSet;
+pub mod aside;
+pub mod wanted;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::array::{
@@ -34,46 +37,111 @@ use arrow::compute::kernels::zip::zip;
 use arrow::compute::{concat_batches, is_not_null, take_record_batch};
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow::util::display::array_value_to_string;
-use iceberg::spec::FormatVersion;
+use parquet::arrow::PARQUET_FIELD_ID_META_KEY;
 use proto::columns::unchanged;
 use proto::v1::stage_request::Kind;
 use proto::v1::{CompleteRequest, CompleteResponse, StageRequest, StagedChunk};
 
-use super::catalog::Loaded;
-use super::lookup::scan::Column;
-use super::lookup::{Lookup, Places, Unfound, columns_of};
-use super::{IcebergTable, Paths, aside, equality, position, positions};
 use crate::Options;
 use crate::decimal;
 use crate::error::WriterError;
+use crate::iceberg::positions;
 use crate::layout::Layout;
 use crate::naming::METADATA_COLUMNS;
 use crate::render::members::with_members;
 use crate::row_metadata;
 use crate::rows::Rows;
+use crate::scan::{Column, Which};
+use aside::Place;
 
 /// Rows of a batch of places.
 const PLACES: usize = 8192;
 
-/// Stages what the changes come to that were put aside.
+/// Why rows cannot be found.
+#[derive(Debug)]
+pub enum Unfound {
+    /// The table has what is not understood here; in words.
+    Cannot(String),
+    /// It could not be read.
+    Failed(WriterError),
+}
+
+impl From<WriterError> for Unfound {
+    fn from(error: WriterError) -> Self {
+        Unfound::Failed(error)
+    }
+}
+
+/// Is told of rows together their keys' places, and the values that were asked for.
+pub type Found<'a> = &'a mut dyn FnMut(&[usize], Vec<ArrayRef>) -> Result<(), Unfound>;
+
+/// Rows of data files by their places, ascending.
+pub type Places = BTreeMap<String, BTreeSet<u64>>;
+
+/// A table as it is, to be asked for its rows.
+pub trait Asked {
+    /// For messages.
+    fn name(&self) -> String;
+
+    /// The columns of a key as the table declares them.
+    fn declared(&self, key: &Schema) -> Result<SchemaRef, WriterError>;
+
+    /// Finds the row of each of `keys` and tells its `values`. Returns the places of
+    /// the keys that have no row.
+    fn rows(
+        &self,
+        keys: &RecordBatch,
+        values: &[Column],
+        found: Found<'_>,
+    ) -> Result<Vec<usize>, Unfound>;
+
+    /// Finds places of rows that are equal to those of `rows` in all columns from
+    /// `first` on, as many as each is there, and adds them to `taken`, of which it
+    /// finds none again; `id` is a column that equal rows have in common. Returns
+    /// how many were not found.
+    fn places(
+        &self,
+        rows: &RecordBatch,
+        id: usize,
+        first: usize,
+        taken: &mut Places,
+    ) -> Result<usize, Unfound>;
+}
+
+/// Demands that a table's last commit is the one that the caller means.
+pub fn check_commit(
+    table: &str,
+    request: &CompleteRequest,
+    current: &str,
+) -> Result<(), WriterError> {
+    if current == request.expected_commit_id {
+        return Ok(());
+    }
+    Err(WriterError::Fenced { table: table.to_owned(), by: current.to_owned() })
+}
+
+/// That the table cannot tell what is asked.
+pub fn missing(what: impl Into<String>) -> CompleteResponse {
+    CompleteResponse { staged: Vec::new(), missing: what.into() }
+}
+
+/// The load whose changes wait.
+pub fn load_id(request: &CompleteRequest) -> Result<&str, WriterError> {
+    let pending = request.pending.as_ref().map(|pending| pending.load_id.as_str());
+    pending.ok_or_else(|| WriterError::InvalidRequest("nothing to complete is named".into()))
+}
+
+/// Stages what the changes come to that were put aside in `place`.
 pub fn complete(
-    table: &IcebergTable,
+    table: &dyn Asked,
+    place: &Place,
     request: &CompleteRequest,
     options: &Options,
 ) -> Result<CompleteResponse, WriterError> {
-    let missing = |what: String| CompleteResponse { staged: Vec::new(), missing: what };
     let (Some(stage), Some(pending)) = (&request.stage, &request.pending) else {
         return Err(WriterError::InvalidRequest("nothing to complete is named".into()));
     };
-    let Some(base) = table.load()? else { return Ok(missing("it is not there".into())) };
-    let current = position::of(&base.metadata);
-    let current = current.commit_id().unwrap_or_default();
-    if current != request.expected_commit_id {
-        let by = current.to_owned();
-        return Err(WriterError::Fenced { table: table.name.to_string(), by });
-    }
-    let task = Task { lookup: Lookup { table, base: &base }, stage, pending, options };
-    match task.run() {
+    match (Task { table, place, stage, pending, options }).run() {
         Ok(staged) => Ok(CompleteResponse { staged: vec![staged], missing: String::new() }),
         Err(Unfound::Cannot(what)) => Ok(missing(what)),
         Err(Unfound::Failed(error)) => Err(error),
@@ -82,7 +150,8 @@ pub fn complete(
 
 /// What is to be completed.
 struct Task<'a> {
-    lookup: Lookup<'a>,
+    table: &'a dyn Asked,
+    place: &'a Place,
     stage: &'a StageRequest,
     pending: &'a StagedChunk,
     options: &'a Options,
@@ -90,9 +159,7 @@ struct Task<'a> {
 
 impl Task<'_> {
     fn run(&self) -> Result<StagedChunk, Unfound> {
-        let Lookup { table, base } = self.lookup;
-        let paths = Paths::of(Some(&base.metadata), &table.new_location);
-        let reader = aside::open(table, &paths, self.pending)?;
+        let reader = aside::open(self.place, &self.table.name(), self.pending)?;
         let waits = reader.schema();
         let sent = (0..aside::sent(&waits)).collect::<Vec<_>>();
         let sent = Arc::new(
@@ -101,7 +168,7 @@ impl Task<'_> {
         let keyed = self.stage.table.as_ref().is_some_and(|table| !table.key_columns.is_empty());
         let data = self.staging(Kind::Data, 2);
         let mut rows = Rows::begin(data, &sent, self.options)?;
-        let mut keys = keyed.then(|| Keys::new(base, table, self.stage, &sent)).transpose()?;
+        let mut keys = keyed.then(|| Keys::new(self.table, self.stage, &sent)).transpose()?;
         let mut places = Places::new();
         let mut part = Part::new(self.options);
         for batch in reader {
@@ -136,13 +203,8 @@ impl Task<'_> {
         let (sent, from) = parts(waited)?;
         let sent = &sent;
         let Some(keys) = keys else {
-            if self.lookup.base.metadata.format_version() >= FormatVersion::V3 {
-                let what = "rows of a table without a key cannot be deleted by their places in \
-                            format version 3";
-                return Err(Unfound::Cannot(what.to_owned()));
-            }
             let (_, laid_out) = rows.lay_out(sent)?;
-            let left = self.lookup.places(&laid_out, 0, METADATA_COLUMNS.len(), places)?;
+            let left = self.table.places(&laid_out, 0, METADATA_COLUMNS.len(), places)?;
             if left > 0 {
                 let what = format!("{left} rows that were deleted at the source are not in it");
                 return Err(Unfound::Cannot(what));
@@ -152,7 +214,7 @@ impl Task<'_> {
         let wanted = keys.of(sent, &from)?;
         let (source, laid_out) = rows.lay_out(sent)?;
         let lacking = Lacking::of(sent, rows, &laid_out)?;
-        let missing = self.lookup.rows(&wanted, &lacking.columns, |hits, arrays| {
+        let missing = self.table.rows(&wanted, &lacking.columns, &mut |hits, arrays| {
             let at = hits.iter().map(|&hit| hit as u32).collect::<UInt32Array>();
             let (source, laid_out) = (take(&source, &at)?, take(&laid_out, &at)?);
             rows.write(&source, &lacking.fill(hits, &laid_out, &arrays)?)?;
@@ -227,12 +289,7 @@ struct Keys {
 }
 
 impl Keys {
-    fn new(
-        base: &Loaded,
-        table: &IcebergTable,
-        stage: &StageRequest,
-        sent: &Schema,
-    ) -> Result<Self, WriterError> {
+    fn new(table: &dyn Asked, stage: &StageRequest, sent: &Schema) -> Result<Self, WriterError> {
         let key = stage.table.as_ref().map(|table| table.key_columns.as_slice());
         let reserved = row_metadata::reserved(sent);
         let place = |name: &String| {
@@ -247,8 +304,7 @@ impl Keys {
         let source = Schema::new_with_metadata(fields, sent.metadata().clone());
         let mut layout = Layout::of_key(&source, stage)?;
         let declared = decimal::declared(&layout.schema());
-        let plan = equality::plan(&table.name.to_string(), Some(&base.metadata), &declared)?;
-        layout.declare(&plan.arrow);
+        layout.declare(&*table.declared(&declared)?);
         Ok(Keys { layout, places })
     }
 
@@ -335,6 +391,25 @@ impl Lacking {
         let merged = hits.iter().enumerate().map(merge).collect::<Result<Vec<_>, _>>()?;
         Ok(Arc::new(StringArray::from(merged)))
     }
+}
+
+/// The columns of a batch as the table tells them apart: by their fields' ids, or by
+/// their names where they have none.
+pub fn columns_of(batch: &RecordBatch) -> Result<Vec<Column>, Unfound> {
+    let schema = batch.schema();
+    let column = |field: &arrow::datatypes::FieldRef| {
+        let which = match field.metadata().get(PARQUET_FIELD_ID_META_KEY).map(|id| id.parse()) {
+            Some(Ok(id)) => Which::Id(id),
+            Some(Err(_)) => {
+                let what =
+                    format!("the column {:?} has a field id that is no number", field.name());
+                return Err(Unfound::Failed(WriterError::Internal(what)));
+            }
+            None => Which::Name(field.name().clone()),
+        };
+        Ok(Column { which, kind: field.data_type().clone() })
+    };
+    schema.fields().iter().map(column).collect()
 }
 
 /// What was put aside: the changes, and the keys that they had.

@@ -1,4 +1,4 @@
-//! One Parquet file of a table, its columns by their field ids.
+//! One Parquet file of a table, its columns by their field ids or names.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -12,20 +12,28 @@ use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection,
 };
 
-use super::Unfound;
-use super::files::Candidate;
-use crate::iceberg::IcebergTable;
-use crate::iceberg::object::Object;
+use crate::complete::Unfound;
+use crate::iceberg::storage::Storage;
+use crate::object::Object;
 
 /// Bytes of a batch, about, and its rows.
 const BATCH_BYTES: usize = 8 << 20;
 const BATCH_ROWS: usize = 8192;
 
+/// What tells a column from the others.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Which {
+    /// Its field's id.
+    Id(i32),
+    /// Its name, in tables whose fields have none.
+    Name(String),
+}
+
 /// A column that is wanted.
 #[derive(Clone, Debug)]
 pub struct Column {
-    /// Its field.
-    pub id: i32,
+    /// Which.
+    pub which: Which,
     /// The type that its values are wanted in.
     pub kind: DataType,
 }
@@ -34,27 +42,33 @@ pub struct Column {
 pub struct Scan {
     object: Object,
     metadata: ArrowReaderMetadata,
-    /// Places of its columns, by their fields.
-    places: BTreeMap<i32, usize>,
+    /// Places of its columns.
+    places: BTreeMap<Which, usize>,
 }
 
 impl Scan {
     /// Reads its footer.
-    pub fn open(table: &IcebergTable, file: &Candidate) -> Result<Self, Unfound> {
-        let object = Object::new(&table.storage, &file.location, file.bytes);
+    pub fn open(storage: &Arc<dyn Storage>, location: &str, bytes: u64) -> Result<Self, Unfound> {
+        let object = Object::new(storage, location, bytes);
         // What the file says of Arrow is its writer's.
         let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
         let metadata = ArrowReaderMetadata::load(&object, options);
         let metadata = metadata.map_err(|error| failed(&object, error))?;
         let fields = metadata.parquet_schema().root_schema().get_fields().iter().enumerate();
-        let places: BTreeMap<_, _> = fields
-            .filter(|(_, field)| field.get_basic_info().has_id())
-            .map(|(place, field)| (field.get_basic_info().id(), place))
-            .collect();
-        if places.is_empty() {
-            return Err(Unfound::Cannot(format!("{} has no field ids", file.location)));
+        let mut places = BTreeMap::new();
+        for (place, field) in fields {
+            let info = field.get_basic_info();
+            if info.has_id() {
+                places.insert(Which::Id(info.id()), place);
+            }
+            places.insert(Which::Name(info.name().to_owned()), place);
         }
         Ok(Scan { object, metadata, places })
+    }
+
+    /// Whether its fields have ids.
+    pub fn has_ids(&self) -> bool {
+        self.places.keys().any(|which| matches!(which, Which::Id(_)))
     }
 
     /// Reads columns, of the rows at `at` (ascending) or of all: batches with
@@ -70,7 +84,7 @@ impl Scan {
             return Ok(());
         }
         let mut roots: Vec<usize> =
-            columns.iter().filter_map(|column| self.places.get(&column.id)).copied().collect();
+            columns.iter().filter_map(|column| self.places.get(&column.which)).copied().collect();
         roots.sort_unstable();
         roots.dedup();
         let mask = ProjectionMask::roots(self.metadata.parquet_schema(), roots.iter().copied());
@@ -91,7 +105,7 @@ impl Scan {
         for batch in reader {
             let batch = batch.map_err(|error| failed(&self.object, error))?;
             let array = |column: &Column| {
-                let place = self.places.get(&column.id);
+                let place = self.places.get(&column.which);
                 let place = place.and_then(|place| roots.binary_search(place).ok());
                 let Some(place) = place else {
                     return Ok(new_null_array(&column.kind, batch.num_rows()));

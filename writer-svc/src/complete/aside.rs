@@ -1,6 +1,5 @@
-//! Rows that cannot be staged yet: an Arrow stream among the load's data files,
-//! which no snapshot ever refers to. It goes with the load, or as soon as that is
-//! committed.
+//! Rows that cannot be staged yet: an Arrow stream among what a load has staged, which
+//! no reader ever sees. It goes with the load, or as soon as that is committed.
 //!
 //! After the columns of a change come those of its key once more, as the table has
 //! it: null unless the row got another key since.
@@ -15,12 +14,18 @@ use arrow::ipc::writer::StreamWriter;
 use proto::v1::{StageRequest, StagedChunk};
 use uuid::Uuid;
 
-use super::object::{Object, Reader};
-use super::storage::Storage;
-use super::{IcebergTable, Paths};
 use crate::error::WriterError;
+use crate::iceberg::storage::Storage;
+use crate::object::{Object, Reader};
 use crate::stage::Sink;
-use crate::storage::plain;
+
+/// Where the changes of a load wait.
+pub struct Place {
+    /// In which store.
+    pub storage: Arc<dyn Storage>,
+    /// The directory.
+    pub directory: String,
+}
 
 /// Marks the columns of the key that a row had.
 const MOVED_FROM: &str = "tidewater.moved-from";
@@ -74,18 +79,10 @@ pub struct Aside {
 
 impl Aside {
     /// For rows of the changes that `stage` stages, with the columns of `sent`.
-    pub fn create(
-        table: &IcebergTable,
-        stage: &StageRequest,
-        sent: &Schema,
-    ) -> Result<Self, WriterError> {
-        plain("load_id", &stage.load_id)?;
-        let loaded = table.load()?;
-        let metadata = loaded.as_ref().map(|loaded| &loaded.metadata);
-        let directory = Paths::of(metadata, &table.new_location).load(&stage.load_id);
+    pub fn create(place: Place, stage: &StageRequest, sent: &Schema) -> Result<Self, WriterError> {
+        let Place { storage, directory } = place;
         let id = Uuid::new_v4().simple();
         let location = format!("{directory}/{:05}-aside-{id}{SUFFIX}", stage.chunk_id);
-        let storage = Arc::clone(&table.storage);
         let sink = storage.create(&location)?;
         let mut aside = Aside { storage, location, writer: None, rows: 0 };
         let writer = StreamWriter::try_new(sink, sent).map_err(aside.failed());
@@ -140,20 +137,19 @@ impl Drop for Aside {
     }
 }
 
-/// Reads what was put aside for the table.
+/// Reads what was put aside for the table of this name.
 pub(super) fn open(
-    table: &IcebergTable,
-    paths: &Paths,
+    place: &Place,
+    table: &str,
     staged: &StagedChunk,
 ) -> Result<StreamReader<BufReader<Reader>>, WriterError> {
-    plain("load_id", &staged.load_id)?;
-    let name = staged.manifest.strip_prefix(&paths.load(&staged.load_id));
+    let name = staged.manifest.strip_prefix(&place.directory);
     let name = name.and_then(|name| name.strip_prefix('/'));
     if !name.is_some_and(|name| name.ends_with(SUFFIX) && !name.contains('/')) {
-        let what = format!("{} was not put aside for {}", staged.manifest, table.name);
+        let what = format!("{} was not put aside for {table}", staged.manifest);
         return Err(WriterError::InvalidRequest(what));
     }
-    let object = Object::new(&table.storage, &staged.manifest, staged.bytes);
+    let object = Object::new(&place.storage, &staged.manifest, staged.bytes);
     let opened = StreamReader::try_new(BufReader::new(object.reader()), None);
     opened.map_err(|error| match object.failure() {
         Some(ours) => ours,
