@@ -16,14 +16,15 @@
 //!                                  "increment", "staged": […],
 //!                                  "unrepresentable": {…}},                     ours
 //!                         "<cursor>": "value",
-//!                         "position"}}],                                        ours
+//!                         "position", "certified"}}],                           ours
 //!  "run": {"id", "status": "running" | "finished", "started_at",
 //!          "load": {"id", "snapshot", "consistent_point", "streams": […]}}}     ours
 //! ```
 //!
 //! `global` certifies: every stream in `global.streams` holds everything that
 //! change capture has to tell of it up to `global.state.lsn`. The slot is moved
-//! there only after that is saved.
+//! there only after that is saved. `certified` says it of a stream that is not
+//! followed for the moment, and whose log goes on.
 //!
 //! Keys that nobody here knows survive a rewrite.
 
@@ -122,6 +123,9 @@ pub struct StreamState {
     /// What change capture has last brought the table to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub position: Option<Position>,
+    /// Of one that is not among [`Global::streams`]: up to where it has everything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certified: Option<Position>,
     /// Cursor values of incremental syncs among them.
     #[serde(flatten)]
     rest: Map<String, Value>,
@@ -294,7 +298,7 @@ impl State {
         entry.sync_mode = SyncMode::Incremental.as_str().to_owned();
         let mut rest = reached.cursor.clone();
         // Columns of these names would be taken for them.
-        ["chunks", "load", "position"].iter().for_each(|key| {
+        ["chunks", "load", "position", "certified"].iter().for_each(|key| {
             rest.shift_remove(*key);
         });
         entry.state = StreamState { chunks: Some(Vec::new()), rest, ..Default::default() };
@@ -330,6 +334,9 @@ impl State {
     /// everything up to `position`.
     pub fn follow(&mut self, position: &Position, streams: Vec<String>) {
         self.certify(position);
+        for entry in self.streams.iter_mut().filter(|entry| streams.contains(&entry.id())) {
+            entry.state.certified = None;
+        }
         self.global.get_or_insert_default().streams = streams;
     }
 
@@ -337,10 +344,18 @@ impl State {
     pub fn certified(&self, namespace: &str, name: &str) -> Option<Position> {
         let global = self.global.as_ref()?;
         if !global.streams.contains(&format!("{namespace}.{name}")) {
-            return None;
+            return self.stream(namespace, name)?.state.certified.clone();
         }
         let lsn = global.state.lsn.as_ref()?.parse().ok()?;
         Some(Position { lsn, origin: global.state.origin.clone()?, shape: String::new() })
+    }
+
+    /// A log is not followed for the moment, and has everything up to `position`.
+    pub fn set_aside(&mut self, namespace: &str, name: &str, position: Position) {
+        let entry = self.stream_mut(namespace, name);
+        entry.sync_mode = SyncMode::StrictCdc.as_str().to_owned();
+        entry.state.certified = Some(position);
+        self.unfollow(namespace, name);
     }
 
     /// Forgets the stream; whether it was known.

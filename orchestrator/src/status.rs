@@ -45,6 +45,8 @@ struct Found<'a> {
     relation: Option<Option<&'a Relation>>,
     /// What change capture says of it.
     captured: Option<&'a proto::v1::CaptureTable>,
+    /// It is in trouble, and the slot is held for its log.
+    holds: bool,
     /// What the writer says.
     table: Result<PrepareResponse, Fault>,
 }
@@ -88,27 +90,33 @@ async fn look(services: &Services, inputs: &Inputs, state: &State) -> Report {
         .iter()
         .filter(|stream| matches!(stream.sync_mode, SyncMode::Cdc | SyncMode::StrictCdc))
         .collect();
-    let present: Vec<_> =
-        captured.iter().copied().filter(|stream| there(stream).flatten().is_some()).collect();
+    let is_any_there = captured.iter().any(|stream| there(stream).flatten().is_some());
     let commits = |stream: &SelectedStream| {
         let found = tables.get(&stream.id()).and_then(|found| found.as_ref().ok());
         found.and_then(|found| found.last_commit.clone())
     };
     let seen = match &inputs.source.update_method {
-        Some(method) if !present.is_empty() => {
+        Some(method) if is_any_there => {
             let known = captured.iter().any(|stream| is_followed(state, &commits(stream), stream));
-            open(services, inputs, method, &present, known, &mut report).await
+            open(services, inputs, method, &captured, known, &mut report).await
         }
         _ => None,
     };
     let (opened, seen) = seen.unzip();
     let seen: HashMap<String, _> =
-        present.iter().map(|stream| stream.id()).zip(seen.unwrap_or_default()).collect();
+        captured.iter().map(|stream| stream.id()).zip(seen.unwrap_or_default()).collect();
     let adopted = match &opened {
         Some(capture) => recovered(services, inputs, state, capture, &mut report).await,
         None => None,
     };
     let state = adopted.as_ref().unwrap_or(state);
+    let holds = |stream: &SelectedStream| {
+        let trouble = seen.get(&stream.id()).and_then(|seen| seen.trouble.as_ref());
+        stream.sync_mode == SyncMode::StrictCdc
+            && trouble.is_some_and(|trouble| trouble.recoverable)
+            && is_followed(state, &commits(stream), stream)
+    };
+    let held: Vec<_> = inputs.streams.iter().filter(|stream| holds(stream)).collect();
     let mut tables = tables;
     for stream in &inputs.streams {
         let none = || Err(Fault::new(ErrorCode::Internal, "no writer was asked"));
@@ -116,9 +124,14 @@ async fn look(services: &Services, inputs: &Inputs, state: &State) -> Report {
             stream,
             relation: there(stream),
             captured: seen.get(&stream.id()),
+            holds: held.contains(&stream),
             table: tables.remove(&stream.id()).unwrap_or_else(none),
         };
         report.streams.push(judge::judge(found, state, opened.as_ref()));
+    }
+    if let (Some(capture), Some(method)) = (&opened, &inputs.source.update_method) {
+        let held: Vec<_> = held.iter().map(|stream| stream.id()).collect();
+        report.capture(capture, method, &held);
     }
     report
 }
@@ -212,10 +225,7 @@ async fn open(
     let opened =
         opened.and_then(|answer| capture::checked(answer.into_inner(), method, streams.len()));
     match opened {
-        Ok((capture, tables)) => {
-            report.capture(&capture, method);
-            Some((capture, tables))
-        }
+        Ok(opened) => Some(opened),
         Err(fault) => {
             let check = SourceCheckRequest {
                 config: Some(inputs.source.config.clone()),

@@ -28,6 +28,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use proto::Fault;
+use proto::lsn::Lsn;
 use proto::v1::{CaptureTable, CommitRecord, Destination, ErrorCode};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -125,6 +126,8 @@ pub struct TableRun {
     pub reload_at: Option<Instant>,
     /// Why it stays as it is, whatever becomes of the others.
     pub trouble: Option<Trouble>,
+    /// Then the slot is held here, for its log.
+    pub holds: Option<Lsn>,
     /// It is being loaded while the others are followed.
     pub is_loaded_beside: bool,
 }
@@ -150,6 +153,7 @@ impl TableRun {
             lost_at: None,
             reload_at: None,
             trouble: None,
+            holds: None,
             is_loaded_beside: false,
         }
     }

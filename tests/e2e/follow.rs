@@ -7,6 +7,7 @@ mod doubt;
 mod faults;
 mod handoff;
 mod heavy;
+mod held;
 mod kill;
 mod kinds;
 mod lag;

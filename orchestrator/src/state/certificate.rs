@@ -9,8 +9,8 @@ use super::{Global, GlobalState, State, StreamEntry, StreamState};
 use crate::sync::position::Origin;
 
 impl State {
-    /// The streams that are followed, and how far each is; a `state.json`.
-    /// `None`: none is.
+    /// The streams that are followed, and how far each is, beside the logs that are
+    /// not for the moment; a `state.json`. `None`: none is followed.
     pub fn certificate(&self) -> Option<String> {
         let global = self.global.as_ref().filter(|global| !global.streams.is_empty())?;
         let state = GlobalState {
@@ -19,9 +19,16 @@ impl State {
             ..Default::default()
         };
         let followed: HashSet<_> = global.streams.iter().map(String::as_str).collect();
-        let streams = self.streams.iter().filter(|entry| followed.contains(entry.id().as_str()));
+        let known = |entry: &&StreamEntry| {
+            entry.state.certified.is_some() || followed.contains(entry.id().as_str())
+        };
+        let streams = self.streams.iter().filter(known);
         let streams = streams.map(|entry| StreamEntry {
-            state: StreamState { position: entry.state.position.clone(), ..Default::default() },
+            state: StreamState {
+                position: entry.state.position.clone(),
+                certified: entry.state.certified.clone(),
+                ..Default::default()
+            },
             stream: entry.stream.clone(),
             namespace: entry.namespace.clone(),
             sync_mode: entry.sync_mode.clone(),
@@ -47,8 +54,9 @@ impl State {
         for entry in certificate.streams {
             let known = self.stream_mut(&entry.namespace, &entry.stream);
             known.sync_mode = entry.sync_mode;
-            let (chunks, position) = (Some(Vec::new()), entry.state.position);
-            known.state = StreamState { chunks, position, ..Default::default() };
+            let StreamState { position, certified, .. } = entry.state;
+            let chunks = Some(Vec::new());
+            known.state = StreamState { chunks, position, certified, ..Default::default() };
         }
         true
     }
@@ -64,7 +72,7 @@ impl State {
 
 impl StreamEntry {
     /// "schema.table".
-    fn id(&self) -> String {
+    pub(super) fn id(&self) -> String {
         format!("{}.{}", self.namespace, self.stream)
     }
 }
@@ -118,6 +126,22 @@ mod tests {
         assert_eq!(old.certified("public", "b"), None);
         assert_eq!(old.certified("public", "a").unwrap().lsn, Lsn(100));
         assert!(old.stream("public", "other").is_some());
+    }
+
+    #[test]
+    fn a_log_that_is_set_aside_is_known_up_to_where_it_was() {
+        let mut state = followed(100);
+        state.set_aside("public", "b", position(90));
+        state.certify(&position(120));
+        let certificate = State::parse(&state.certificate().unwrap()).unwrap();
+        let mut lost = State::default();
+        assert!(lost.adopt(certificate, &log()));
+        assert_eq!(lost.certified("public", "b"), Some(position(90)));
+        assert_eq!(lost.certified("public", "a").unwrap().lsn, Lsn(120));
+        assert_eq!(lost.stream("public", "b"), state.stream("public", "b"));
+        lost.follow(&position(90), vec!["public.a".into(), "public.b".into()]);
+        assert_eq!(lost.stream("public", "b").unwrap().state.certified, None);
+        assert_eq!(lost.certified("public", "b").unwrap().lsn, Lsn(90));
     }
 
     #[test]

@@ -11,20 +11,29 @@ use crate::sync::capture::Capture;
 use crate::sync::follow::{self, Known};
 use crate::sync::incremental::Reached;
 use crate::sync::position::Position;
+use crate::sync::trouble::Trouble;
 
 const SYNC: &str = "run sync: it loads the table anew";
 
 /// All that there is to say of it. `capture`: as it was opened.
 pub(super) fn judge(found: Found<'_>, state: &State, capture: Option<&Capture>) -> StreamStatus {
     let stream = found.stream;
+    let slot = capture.map_or("", Capture::slot);
     let mut status = StreamStatus::new(stream);
-    if let Some(relation) = found.relation {
+    let told = found.captured.and_then(|captured| captured.trouble.as_ref());
+    // Where it may only not be read, change capture knows better.
+    let gone = found.relation == Some(None) && !told.is_some_and(|told| told.recoverable);
+    let trouble = told.filter(|_| !gone);
+    if let Some(relation) = found.relation.filter(|relation| gone || relation.is_some()) {
         at_source(stream, relation, &mut status);
     }
-    let trouble = found.captured.and_then(|captured| captured.trouble.clone());
     // What it has missed meanwhile is loaded when that is put right.
     let capture = capture.filter(|_| trouble.is_none() && found.relation != Some(None));
-    status.problems.extend(trouble.map(|told| Problem::new(told.what, told.remedy)));
+    if let Some(told) = trouble {
+        let told = Trouble::told(&status.stream, told);
+        let told = if found.holds { told.holding(slot) } else { told };
+        status.problems.push(Problem::new(told.what, told.to_do));
+    }
     let table = match found.table {
         Ok(table) => table,
         Err(fault) => {
@@ -212,6 +221,7 @@ mod tests {
             stream,
             relation: None,
             captured: None,
+            holds: false,
             table: Ok(PrepareResponse { last_commit: position.map(commit), location: "l".into() }),
         };
         judge(found, state, Some(&capture()))
@@ -273,11 +283,16 @@ mod tests {
     #[test]
     fn a_table_in_trouble_has_that_problem_and_no_other() {
         let stream = stream(SyncMode::Cdc);
-        let told = TableTrouble { what: "the publication lacks it".into(), remedy: "add".into() };
+        let told = TableTrouble {
+            what: "the publication lacks it".into(),
+            remedy: "add".into(),
+            ..Default::default()
+        };
         let found = Found {
             stream: &stream,
             relation: None,
             captured: Some(&CaptureTable { trouble: Some(told), ..Default::default() }),
+            holds: false,
             table: Ok(PrepareResponse {
                 last_commit: Some(CommitRecord { position: at(40), ..Default::default() }),
                 location: "l".into(),
@@ -295,6 +310,7 @@ mod tests {
             stream: &stream,
             relation: None,
             captured: Some(&CaptureTable::default()),
+            holds: false,
             table: Ok(PrepareResponse::default()),
         };
         let status = judge(found, &State::default(), Some(&capture()));

@@ -111,10 +111,10 @@ pub(super) struct Report {
 }
 
 impl Report {
-    /// Change capture is there.
-    pub(super) fn capture(&mut self, capture: &Capture, method: &UpdateMethod) {
+    /// Change capture is there; `logs`: in trouble, which the slot is held for.
+    pub(super) fn capture(&mut self, capture: &Capture, method: &UpdateMethod, logs: &[String]) {
         let (slot, log, held) = (capture.slot().to_owned(), &capture.log, capture.held);
-        let line = held.line(&slot, method.retained_wal_warning);
+        let line = held.line(&slot, method.retained_wal_warning, logs);
         match line.strip_prefix("warning: ") {
             Some(much) => {
                 let (what, to_do) = much.split_once("; ").unwrap_or((much, ""));

@@ -59,7 +59,6 @@ impl Sync<'_> {
         let (capture, tables) = checked(answer, method, captured.len())?;
         let seen = captured.iter().zip(&tables).map(|(&at, seen)| (&self.tables[at].stream, seen));
         changes::demand_whole_rows(seen)?;
-        self.say_held(&capture, method);
         if self.capture.is_none() {
             self.recover(&capture).await?;
         }
@@ -68,18 +67,31 @@ impl Sync<'_> {
             if self.tables[at].lost.is_some() || self.tables[at].is_loaded_beside {
                 continue;
             }
-            let id = self.tables[at].id.clone();
-            let trouble = match &seen.trouble {
-                Some(trouble) => Some(Trouble::told(&id, trouble)),
-                None => self.see(at, seen, &capture).err().map(|fault| Trouble::of(&id, fault)),
-            };
-            match trouble {
-                Some(trouble) => self.set_apart(at, trouble),
-                None => self.tables[at].trouble = None,
-            }
+            self.judge(at, seen, &capture);
         }
+        self.say_held(&capture, method);
         self.capture = Some(capture);
         Ok(())
+    }
+
+    /// Whether a table can be followed, has to be loaded, or is in trouble.
+    fn judge(&mut self, at: usize, seen: CaptureTable, capture: &Capture) {
+        let id = self.tables[at].id.clone();
+        let told = match &seen.trouble {
+            None => self.see(at, seen, capture),
+            Some(trouble) if trouble.recoverable => match self.goes_on_later(at, capture) {
+                Ok(()) => {
+                    let trouble = Trouble::told(&id, trouble);
+                    return self.set_apart_for_now(at, trouble, capture.slot());
+                }
+                hole => hole,
+            },
+            Some(trouble) => return self.set_apart(at, Trouble::told(&id, trouble)),
+        };
+        match told {
+            Err(fault) => self.set_apart(at, Trouble::of(&id, fault)),
+            Ok(()) => (self.tables[at].trouble, self.tables[at].holds) = (None, None),
+        }
     }
 
     /// Says how much WAL is held, when the sync begins, and keeps it for the
@@ -87,7 +99,8 @@ impl Sync<'_> {
     fn say_held(&self, capture: &Capture, method: &UpdateMethod) {
         let progress = &self.context.progress;
         if self.capture.is_none() {
-            progress.note(&capture.held.line(capture.slot(), method.retained_wal_warning));
+            let much = method.retained_wal_warning;
+            progress.note(&capture.held.line(capture.slot(), much, &self.holding()));
         }
         progress.log(capture.log.confirmed, capture.log.end, capture.held);
     }
@@ -111,8 +124,8 @@ impl Sync<'_> {
         let (namespace, name) = (&table.stream.namespace, &table.stream.name);
         let state = self.keeper.state();
         let reached = state.stream(namespace, name).and_then(|entry| entry.state.position.as_ref());
+        table.position = table.committed();
         let last = table.last_commit.as_ref();
-        table.position = last.and_then(|commit| commit.position.parse().ok());
         let certified = state.certified(namespace, name);
         if table.is_log() {
             let reached = reached.cloned();
@@ -147,6 +160,18 @@ impl Sync<'_> {
         let id = &table.id;
         self.context.progress.note(&format!("{id} is loaded anew: {why}"));
         Ok(())
+    }
+
+    /// Whether a log that cannot be followed now has no hole so far.
+    fn goes_on_later(&mut self, at: usize, capture: &Capture) -> Result<(), Fault> {
+        let (table, state) = (&mut self.tables[at], self.keeper.state());
+        if table.known_log(state).is_none() {
+            return Ok(());
+        }
+        table.position = table.committed();
+        let (namespace, name) = (&table.stream.namespace, &table.stream.name);
+        let reached = state.stream(namespace, name).and_then(|entry| entry.state.position.clone());
+        log::begin(table, capture, state.certified(namespace, name), reached.as_ref())
     }
 
     /// Keeps what the source says of a table; its columns whose values the log may
@@ -307,6 +332,11 @@ impl TableRun {
     /// Whether changes are followed, not only the content read.
     pub fn is_captured(&self) -> bool {
         matches!(self.stream.sync_mode, SyncMode::Cdc | SyncMode::StrictCdc)
+    }
+
+    /// What change capture can go on from, as of its last commit.
+    pub fn committed(&self) -> Option<Position> {
+        self.last_commit.as_ref().and_then(|commit| commit.position.parse().ok())
     }
 
     /// Whether nothing keeps it from being followed any further.

@@ -22,20 +22,27 @@ pub struct HeldWal {
 }
 
 impl HeldWal {
-    /// What the user should know of it.
-    pub fn line(&self, slot: &str, much: u64) -> String {
+    /// What the user should know of it. `logs`: in trouble, which the slot is held for.
+    pub fn line(&self, slot: &str, much: u64, logs: &[String]) -> String {
         let held = human::bytes(self.retained_bytes);
         let left = self.safe_bytes.map(|bytes| human::bytes(bytes.max(0).unsigned_abs()));
         let much = self.is_much(much);
         let left = left.map(|left| format!(", and may hold {left} more before it is lost"));
+        let held_for = match logs {
+            [] => String::new(),
+            [log] => format!(", which is held for the log of {log}"),
+            [log, others @ ..] => {
+                format!(", which is held for the logs of {log} and {} more", others.len())
+            }
+        };
         format!(
-            "{}: the server holds {held} of WAL for the replication slot {slot}{}{}",
+            "{}: the server holds {held} of WAL for the replication slot {slot}{held_for}{}{}",
             if much { "warning" } else { "note" },
             left.unwrap_or_default(),
-            if much {
-                "; sync more often, and look for transactions that are open for long"
-            } else {
-                ""
+            match (much, logs) {
+                (false, _) => "",
+                (true, []) => "; sync more often, and look for transactions that are open for long",
+                (true, _) => "; put right what is said of that, or give the log up",
             },
         )
     }
@@ -123,10 +130,11 @@ impl Measured {
     }
 
     /// What is more than the user wants, each with the setting that says so.
-    pub fn warnings(&self, slot: &str, method: &UpdateMethod) -> Vec<(&'static str, String)> {
+    /// `logs`: as for [`HeldWal::line`].
+    pub fn warnings(&self, method: &UpdateMethod, logs: &[String]) -> Vec<(&'static str, String)> {
         let mut warnings = Vec::new();
         if self.held.is_much(method.retained_wal_warning) {
-            let line = self.held.line(slot, method.retained_wal_warning);
+            let line = self.held.line(&method.replication_slot, method.retained_wal_warning, logs);
             warnings.push(("retained_wal_warning_mb", line));
         }
         let late = self
@@ -160,13 +168,21 @@ mod tests {
 
     #[test]
     fn much_wal_is_a_warning() {
-        let line =
-            |retained_bytes, safe_bytes| HeldWal { retained_bytes, safe_bytes }.line("s", MUCH);
+        let line = |retained_bytes, safe_bytes| {
+            HeldWal { retained_bytes, safe_bytes }.line("s", MUCH, &[])
+        };
         assert!(line(1 << 20, None).starts_with("note: the server holds 1.05 MB of WAL"));
         assert!(line(MUCH, None).starts_with("warning: "));
         assert!(line(10, Some(9)).starts_with("warning: "));
         assert!(line(10, Some(-1)).contains("may hold 0 B more"));
         assert!(line(10, Some(100)).starts_with("note: "));
+        let held = HeldWal { retained_bytes: MUCH, safe_bytes: None };
+        let line = |logs: &[&str]| {
+            let logs: Vec<_> = logs.iter().map(|log| (*log).to_owned()).collect();
+            held.line("s", MUCH, &logs)
+        };
+        assert!(line(&["a.b"]).contains("slot s, which is held for the log of a.b; put right"));
+        assert!(line(&["a.b", "c", "d"]).contains("for the logs of a.b and 2 more"));
     }
 
     #[test]
@@ -201,9 +217,9 @@ mod tests {
             seconds: Some(seconds),
             held: HeldWal { retained_bytes, safe_bytes: None },
         };
-        assert!(measured(59.0, 999).warnings("s", &method).is_empty());
-        assert_eq!(measured(60.0, 1000).warnings("s", &method).len(), 2);
+        assert!(measured(59.0, 999).warnings(&method, &[]).is_empty());
+        assert_eq!(measured(60.0, 1000).warnings(&method, &[]).len(), 2);
         let none = UpdateMethod { lag_warning: None, ..method };
-        assert!(measured(1e9, 0).warnings("s", &none).is_empty());
+        assert!(measured(1e9, 0).warnings(&none, &[]).is_empty());
     }
 }

@@ -46,6 +46,17 @@ impl TableRun {
     }
 }
 
+/// Up to where a log has everything; `None`: it has not begun. `last`: of its last
+/// commit.
+pub fn known(last: Option<Position>, certified: Option<Position>) -> Option<Position> {
+    match (last.filter(is_of_log), certified) {
+        (Some(last), Some(known)) if last.origin == known.origin && last.lsn > known.lsn => {
+            Some(last)
+        }
+        (last, certified) => certified.or(last),
+    }
+}
+
 /// A log goes on from what it has; a new one begins where the slot is.
 pub fn begin(
     table: &mut TableRun,

@@ -23,15 +23,17 @@ const FORGIVEN: Duration = Duration::from_secs(600);
 impl Sync<'_> {
     /// The table is not followed any more; the state knows before the slot is
     /// moved past what it lacks.
-    pub(super) fn lose(&mut self, index: usize, lost: TableLost) -> Result<(), Fault> {
+    pub(super) fn lose(&mut self, slot: &str, index: usize, lost: TableLost) -> Result<(), Fault> {
         let table = &mut self.tables[index];
         if table.is_log() {
-            let trouble = Trouble::of(&table.id, log::lost(table, &lost));
-            // Of one that nothing has come for yet nothing else knows where it is.
-            if let Some(position) = &table.position {
-                self.keeper.change().reach(&lost.namespace, &lost.name, position);
+            if lost.recoverable {
+                let (what, to_do) = (lost.reason, lost.remedy);
+                let trouble = Trouble { stream: table.id.clone(), what, to_do };
+                self.set_apart_for_now(index, trouble, slot);
+            } else {
+                let trouble = Trouble::of(&table.id, log::lost(table, &lost));
+                self.set_apart(index, trouble);
             }
-            self.set_apart(index, trouble);
             return Ok(());
         }
         let goes_on = self.context.continuous.is_some();

@@ -154,7 +154,7 @@ impl Sync<'_> {
                 }
                 Some(Event::Lost(lost)) => {
                     let index = call.index(&lost.namespace, &lost.name)?;
-                    self.lose(index, lost)?;
+                    self.lose(capture.slot(), index, lost)?;
                     if self.is_left_alone(call) {
                         return Ok(());
                     }
@@ -276,12 +276,13 @@ impl Sync<'_> {
                 }
             }
             if let Some(reason) = staged.lost() {
-                self.lose(index, TableLost { namespace, name, reason })?;
+                let lost = TableLost { namespace, name, reason, ..Default::default() };
+                self.lose(capture.slot(), index, lost)?;
                 continue;
             }
             changed.push((staged, index));
         }
-        self.complete(&mut changed).await?;
+        self.complete(capture, &mut changed).await?;
         let (mut requests, mut by_table) = (Vec::new(), HashMap::new());
         for (staged, index) in changed {
             let table = &self.tables[index];
@@ -318,7 +319,11 @@ impl Sync<'_> {
 
     /// Completes what has to be, by the tables as the interval before has left
     /// them; tables of which that cannot be are lost.
-    async fn complete(&mut self, changed: &mut Vec<(Staged, usize)>) -> Result<(), Stop> {
+    async fn complete(
+        &mut self,
+        capture: &Capture,
+        changed: &mut Vec<(Staged, usize)>,
+    ) -> Result<(), Stop> {
         let requests: Vec<_> = changed
             .iter()
             .enumerate()
@@ -350,7 +355,8 @@ impl Sync<'_> {
             let table = &self.tables[index].stream;
             let (namespace, name) = (table.namespace.clone(), table.name.clone());
             let reason = format!("the table does not say what the changes leave out: {what}");
-            self.lose(index, TableLost { namespace, name, reason })?;
+            let lost = TableLost { namespace, name, reason, ..Default::default() };
+            self.lose(capture.slot(), index, lost)?;
         }
         Ok(())
     }
@@ -370,7 +376,7 @@ impl Sync<'_> {
         self.keeper.change().certify(&capture.at(to));
         self.keeper.save().await?;
         self.certify(capture).await?;
-        let hold = self.hold.as_ref().map(Hold::at).filter(|hold| *hold < to);
+        let hold = self.held_at().filter(|hold| *hold < to);
         let request = ConfirmRequest {
             config: Some(self.context.source_config.clone()),
             slot: capture.slot().to_owned(),
@@ -395,6 +401,12 @@ impl Sync<'_> {
         Ok(())
     }
 
+    /// Where the slot waits for a load, or for a log in trouble.
+    fn held_at(&self) -> Option<Lsn> {
+        let logs = self.tables.iter().filter_map(|table| table.holds);
+        logs.chain(self.hold.as_ref().map(Hold::at)).min()
+    }
+
     /// What only time changes; warns of a lag that is more than the user wants.
     pub(super) fn tick(&mut self) {
         self.context.progress.tick();
@@ -402,7 +414,7 @@ impl Sync<'_> {
         else {
             return;
         };
-        for (setting, warning) in lag.warnings(&method.replication_slot, method) {
+        for (setting, warning) in lag.warnings(method, &self.holding()) {
             let last = self.warned.get(setting);
             if last.is_none_or(|last| last.elapsed() >= WARN_AGAIN) {
                 self.context.progress.note(&warning);

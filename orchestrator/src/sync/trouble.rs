@@ -4,7 +4,8 @@
 //! ```text
 //! OpenCapture or the log says so ─► set apart ─► the others go on ─► the slot moves ─► exit code 1
 //!                                       │
-//!                                       └─ content and position stay; the state forgets it
+//!                                       └─ content and position stay; the state forgets it;
+//!                                          a log that can go on later holds the slot
 //! ```
 //!
 //! Such a stream does not hold the slot, and is not passed by it unseen: the state
@@ -12,6 +13,9 @@
 //! slot ([`super::follow`]) and loaded anew. Where the slot has not moved, its
 //! position is still good, and what was done while it was not published shows in its
 //! shape. A log cannot be loaded anew: its hole stays an error until it is cleared.
+//! So where its table is published all the while (a privilege was revoked, say), the slot
+//! waits where the log is, and the others skip what they read again; that is said, and
+//! how to give the log up.
 //!
 //! Where no stream is left that could be followed, the slot stays where it is.
 
@@ -21,8 +25,10 @@ use proto::Fault;
 use proto::v1::{ErrorCode, TableTrouble};
 use serde::Serialize;
 
-use super::{Stop, Sync};
+use super::position::Position;
+use super::{Stop, Sync, TableRun, log};
 use crate::load;
+use crate::state::State;
 
 /// What is wrong with one stream, for its user.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -39,6 +45,21 @@ impl Trouble {
     pub fn told(stream: &str, trouble: &TableTrouble) -> Self {
         let (what, to_do) = (trouble.what.clone(), trouble.remedy.clone());
         Trouble { stream: stream.to_owned(), what, to_do }
+    }
+
+    /// The same, of one whose log the slot is held for.
+    pub fn holding(self, slot: &str) -> Self {
+        let what = format!(
+            "{}; the replication slot {slot} is held where its log is, and the server keeps all \
+             WAL from there on",
+            self.what
+        );
+        let to_do = format!(
+            "{}\n    → or give its log up: take the stream out of selected_streams, or \
+             clear-destination for it",
+            self.to_do
+        );
+        Trouble { what, to_do, ..self }
     }
 
     /// Of a fault that is this stream's alone.
@@ -70,10 +91,33 @@ impl Sync<'_> {
         let Trouble { stream, what, to_do } = &trouble;
         self.context.progress.note_once(&format!(
             "warning: {stream} stays as it is, and the others go on: {what}{}{to_do}",
-            if to_do.is_empty() { "" } else { "\n  → " }
+            if to_do.is_empty() { "" } else { "\n    → " }
         ));
-        self.keeper.change().unfollow(&table.stream.namespace, &table.stream.name);
+        let known = table.known_log(self.keeper.state());
+        let (namespace, name) = (&table.stream.namespace, &table.stream.name);
+        let state = self.keeper.change();
+        state.unfollow(namespace, name);
+        if let Some(position) = known {
+            // Of one that nothing has come for yet nothing else knows where it is.
+            state.set_aside(namespace, name, position);
+        }
         table.trouble = Some(trouble);
+        table.holds = None;
+    }
+
+    /// The same of a stream that is well again when that is put right: if it is a log,
+    /// the slot is held where it is.
+    pub(super) fn set_apart_for_now(&mut self, index: usize, trouble: Trouble, slot: &str) {
+        let known = self.tables[index].known_log(self.keeper.state());
+        let trouble = if known.is_some() { trouble.holding(slot) } else { trouble };
+        self.set_apart(index, trouble);
+        self.tables[index].holds = known.map(|position| position.lsn);
+    }
+
+    /// The logs that the slot is held for.
+    pub(super) fn holding(&self) -> Vec<String> {
+        let held = self.tables.iter().filter(|table| table.holds.is_some());
+        held.map(|table| table.id.clone()).collect()
     }
 
     /// Whether a load has failed for what is wrong with single tables of it: they
@@ -87,6 +131,14 @@ impl Sync<'_> {
         let before = left(self);
         self.look_again().await?;
         Ok(left(self) < before)
+    }
+}
+
+impl TableRun {
+    /// Up to where its log has everything; `None`: it has not begun, or is none.
+    pub(super) fn known_log(&self, state: &State) -> Option<Position> {
+        let certified = state.certified(&self.stream.namespace, &self.stream.name);
+        self.is_log().then(|| log::known(self.committed(), certified)).flatten()
     }
 }
 

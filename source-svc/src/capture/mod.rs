@@ -97,7 +97,7 @@ pub async fn open(
     let mut tables: HashMap<_, _> = selected.tables.iter().zip(shapes).map(with_shape).collect();
     let tables = request.streams.iter().map(|stream| {
         let key = (stream.namespace.clone(), stream.name.clone());
-        let trouble = selected.trouble(&key);
+        let trouble = selected.trouble(&key, &publications);
         let (namespace, name) = key.clone();
         let apart = v1::CaptureTable { namespace, name, trouble, ..Default::default() };
         tables.remove(&key).unwrap_or(apart)

@@ -117,6 +117,12 @@ impl Publications {
         (self.all.is_some(), self.insert.is_some())
     }
 
+    /// Whether all that changes in the table reaches us.
+    pub fn cover(&self, table: &Key) -> bool {
+        let found = [&self.all, &self.insert].into_iter().flatten();
+        found.filter_map(|found| found.tables.get(table)).any(|covered| !covered.row_filter)
+    }
+
     /// Whether a publication of this table sends its stored generated columns.
     pub fn sends_stored(&self, table: &Table) -> bool {
         let key = table.key();

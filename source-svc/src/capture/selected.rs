@@ -2,12 +2,16 @@
 //! be read, not published. Where the caller wants it so they are set apart, each
 //! with what is wrong with it, and the others go on. A call of which no table is
 //! left fails as if nobody had been spared.
+//!
+//! Where a table stays published, its log goes on while nobody may read it: that
+//! trouble is recoverable.
 
 use std::collections::HashMap;
 
 use proto::v1;
 use tokio_postgres::Client;
 
+use super::publication::Publications;
 use super::table::{self, Table};
 use crate::error::SourceError;
 use crate::load::stream::Faults;
@@ -74,8 +78,8 @@ impl Selected {
         Err(SourceError::Capture { what: what.join("; "), remedy: remedies.join("\n  → ") })
     }
 
-    /// What is wrong with a table, as it travels.
-    pub fn trouble(&self, key: &Key) -> Option<v1::TableTrouble> {
+    /// What is wrong with a table, as it travels. `publications`: as they are.
+    pub fn trouble(&self, key: &Key, publications: &Publications) -> Option<v1::TableTrouble> {
         let error = self.troubles.get(key)?;
         Some(match error {
             SourceError::SchemaChanged(changes) => v1::TableTrouble {
@@ -83,10 +87,16 @@ impl Selected {
                 remedy: "take it out of selected_streams, or run discover with --streams to bring \
                          streams.json up to date, then sync"
                     .to_owned(),
+                recoverable: false,
             },
             error => {
                 let fault = error.to_fault();
-                v1::TableTrouble { what: fault.message, remedy: fault.remedy }
+                let passes = matches!(error, SourceError::Permission { .. });
+                v1::TableTrouble {
+                    what: fault.message,
+                    remedy: fault.remedy,
+                    recoverable: passes && publications.cover(key),
+                }
             }
         })
     }
@@ -111,10 +121,11 @@ mod tests {
         let mut selected = selected(&["a", "b"]);
         selected.set_apart([gone("a")]).unwrap();
         assert_eq!(selected.tables.len(), 1);
-        let trouble = selected.trouble(&gone("a").0).unwrap();
+        let publications = Publications::default();
+        let trouble = selected.trouble(&gone("a").0, &publications).unwrap();
         assert_eq!(trouble.what, "public.a no longer exists");
         assert!(trouble.remedy.contains("selected_streams"), "{}", trouble.remedy);
-        assert_eq!(selected.trouble(&gone("b").0), None);
+        assert_eq!(selected.trouble(&gone("b").0, &publications), None);
         let error = selected.set_apart([gone("b")]).unwrap_err().to_string();
         assert!(error.contains("public.a") && error.contains("public.b"), "{error}");
     }

@@ -393,7 +393,8 @@ impl<'a> Reader<'a> {
         self.pending = self.touched.iter().map(pending).sum();
         let relation = &self.tables[place].table.stream.relation;
         let (namespace, name) = (relation.namespace.clone(), relation.name.clone());
-        self.emit(Event::Lost(v1::TableLost { namespace, name, reason })).await
+        let lost = v1::TableLost { namespace, name, reason, ..Default::default() };
+        self.emit(Event::Lost(lost)).await
     }
 
     /// Completes the interval `(from, position of the log]`.

@@ -39,10 +39,11 @@ impl Selection {
         let (mut wanted, mut apart) = (HashMap::new(), Vec::new());
         for (v1::LoadStream { namespace, name, .. }, request) in streams.into_iter().zip(requests) {
             let key = (namespace, name);
-            match selected.trouble(&key) {
+            match selected.trouble(&key, &publications) {
                 Some(trouble) => {
                     let (namespace, name) = key;
-                    apart.push(v1::TableLost { namespace, name, reason: trouble.what });
+                    let v1::TableTrouble { what: reason, remedy, recoverable } = trouble;
+                    apart.push(v1::TableLost { namespace, name, reason, remedy, recoverable });
                 }
                 None => {
                     wanted.insert(key, request);

@@ -44,25 +44,29 @@ const TROUBLES: [(&str, &str, &str, &str); 4] = [
     ),
 ];
 
-/// Read by a role of its own, through a publication of the user's.
 fn of_reader(into: Into, label: &str) -> Result<Followed> {
     let followed = Followed::new(into, label, SQL)?;
+    read_by_another(&followed, "t, other")?;
+    Ok(followed)
+}
+
+/// Read by a role of its own, through a publication of the user's.
+pub(super) fn read_by_another(followed: &Followed, tables: &str) -> Result<()> {
     let reader = format!("reader_{}", slot(&followed.project));
     followed.psql(&format!(
         "DROP ROLE IF EXISTS {reader}; CREATE ROLE {reader} LOGIN REPLICATION PASSWORD 'reader';
          GRANT SELECT ON ALL TABLES IN SCHEMA public TO {reader};
-         CREATE PUBLICATION theirs FOR TABLE t, other;
+         CREATE PUBLICATION theirs FOR TABLE {tables};
          CREATE PUBLICATION theirs_insert WITH (publish = 'insert, truncate')"
     ))?;
     followed.project.edit("source.json", |source| {
         source["username"] = reader.clone().into();
         source["password"] = "reader".into();
         source["update_method"]["publication"] = "theirs".into();
-    })?;
-    Ok(followed)
+    })
 }
 
-fn as_reader(followed: &Followed, sql: &str) -> Result<()> {
+pub(super) fn as_reader(followed: &Followed, sql: &str) -> Result<()> {
     let reader = format!("reader_{}", slot(&followed.project));
     followed.psql(&sql.replace("reader", &reader))?;
     Ok(())

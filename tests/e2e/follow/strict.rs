@@ -23,7 +23,7 @@ fn logged(into: Into, label: &str) -> Result<Followed> {
     Ok(followed)
 }
 
-fn mode(followed: &Followed, mode: &str) -> Result<()> {
+pub(super) fn mode(followed: &Followed, mode: &str) -> Result<()> {
     followed.project.edit("streams.json", |catalog| {
         for entry in catalog["streams"].as_array_mut().into_iter().flatten() {
             if entry["stream"]["name"] == "t" {
@@ -33,12 +33,16 @@ fn mode(followed: &Followed, mode: &str) -> Result<()> {
     })
 }
 
-/// The log's rows, in its order: `_op_type`, key, value.
 fn log(followed: &Followed) -> Result<Vec<String>> {
+    log_of(followed, "public")
+}
+
+/// The rows of the log `t` in this schema, in its order: `_op_type`, key, value.
+pub(super) fn log_of(followed: &Followed, schema: &str) -> Result<Vec<String>> {
     let project = &followed.project;
     let rows = match &followed.lake {
-        None => read(Engine::DuckDb, &project.table("public", "t"))?.rows,
-        Some(lake) => lake.table_of(project, "public", "t").read(Lake::DuckDb)?.rows,
+        None => read(Engine::DuckDb, &project.table(schema, "t"))?.rows,
+        Some(lake) => lake.table_of(project, schema, "t").read(Lake::DuckDb)?.rows,
     };
     let wanted = ["_cdc_lsn", "_op_type", "id", "v"].map(str::to_owned);
     let mut changes = Vec::new();

@@ -29,6 +29,10 @@ pub(super) struct Log {
     pub(super) gone: BTreeSet<String>,
     /// Tables that will be, when a Replicate has begun.
     pub(super) going: BTreeSet<String>,
+    /// Tables that may not be read, and are published.
+    pub(super) revoked: BTreeSet<String>,
+    /// Tables that will be, when a Replicate has begun.
+    pub(super) revoking: BTreeSet<String>,
     pub(super) contents: BTreeMap<String, Content>,
     /// Calls of all services so far.
     calls: usize,
@@ -42,6 +46,18 @@ pub(super) struct Log {
 pub(super) struct Content {
     loaded: u64,
     pub(super) added: Vec<u64>,
+}
+
+impl Log {
+    fn trouble(&self, name: &String) -> Option<TableTrouble> {
+        let (what, remedy) = match (self.gone.contains(name), self.revoked.contains(name)) {
+            (true, _) => ("no longer exists", "run discover"),
+            (_, true) => ("may not be read", "GRANT SELECT"),
+            _ => return None,
+        };
+        let what = format!("public.{name} {what}");
+        Some(TableTrouble { what, remedy: remedy.into(), recoverable: remedy != "run discover" })
+    }
 }
 
 impl World {
@@ -79,10 +95,7 @@ impl World {
             namespace: stream.namespace.clone(),
             name: stream.name.clone(),
             identity: vec!["id".into()],
-            trouble: self.log.gone.contains(&stream.name).then(|| TableTrouble {
-                what: format!("public.{} no longer exists", stream.name),
-                remedy: "run discover".into(),
-            }),
+            trouble: self.log.trouble(&stream.name),
             ..Default::default()
         };
         assert!(request.spare_others);
@@ -109,9 +122,22 @@ impl World {
         for name in &going {
             let (namespace, name) = ("public".into(), name.clone());
             lost.insert(name.clone());
-            events.push(Event::Lost(TableLost { namespace, name, reason: "dropped".into() }));
+            let reason = "dropped".into();
+            events.push(Event::Lost(TableLost { namespace, name, reason, ..Default::default() }));
         }
         self.log.gone.extend(going);
+        let revoking = std::mem::take(&mut self.log.revoking);
+        for name in &revoking {
+            lost.insert(name.clone());
+            events.push(Event::Lost(TableLost {
+                namespace: "public".into(),
+                name: name.clone(),
+                reason: "it may not be read".into(),
+                remedy: "GRANT SELECT".into(),
+                recoverable: true,
+            }));
+        }
+        self.log.revoked.extend(revoking);
         let mut from = self.log.confirmed;
         let pending: Vec<_> =
             self.log.changes.iter().filter(|(at, _)| *at > from && *at <= to).cloned().collect();
@@ -130,7 +156,8 @@ impl World {
                     lost.insert(name.clone());
                     staged.remove(name);
                     let reason = "it was rewritten".into();
-                    let lost = TableLost { namespace: "public".into(), name: name.clone(), reason };
+                    let (namespace, name) = ("public".into(), name.clone());
+                    let lost = TableLost { namespace, name, reason, ..Default::default() };
                     events.push(Event::Lost(lost));
                 } else {
                     staged.entry(name).or_default().push(*at);
@@ -439,6 +466,89 @@ async fn a_log_with_a_hole_does_not_hold_the_others_and_stays_in_trouble() {
             assert_eq!(world.log.contents["b"].added.len(), 3 + more, "{round}");
         }
     }
+}
+
+#[tokio::test]
+async fn the_slot_waits_for_a_log_that_goes_on_later_and_the_others_do_not() {
+    // Whether anything had come for the log before; whether it comes in mid-run; whether
+    // state.json is lost meanwhile.
+    for case in 0..8 {
+        let (begun, in_mid_run, is_lost) = (case & 1 != 0, case & 2 != 0, case & 4 != 0);
+        let mut bench = bench(&[("a", 1), ("b", 1)]).await;
+        bench.streams[0].sync_mode = SyncMode::StrictCdc;
+        let end = bench.fake.world().log.end;
+        bench.fake.world().log.confirmed = end;
+        bench.sync().await.unwrap();
+        let mut logged = Vec::new();
+        let write = |tables: &[&str], logged: &mut Vec<u64>| {
+            let mut world = bench.fake.world();
+            let first = world.log.end;
+            world.write(tables);
+            let at = (1..).zip(tables).map(|(nth, table)| (first + 10 * nth, *table));
+            logged.extend(at.filter(|(_, table)| *table == "a").map(|(at, _)| at));
+        };
+        if begun {
+            write(&["a", "b"], &mut logged);
+            bench.sync().await.unwrap();
+        }
+        // What the others have is further than what the log has.
+        write(&["b"], &mut logged);
+        bench.sync().await.unwrap();
+        let (before, held) = (logged.clone(), bench.fake.world().log.confirmed);
+        match in_mid_run {
+            true => bench.fake.world().log.revoking.insert("a".into()),
+            false => bench.fake.world().log.revoked.insert("a".into()),
+        };
+        for round in 0..3 {
+            write(&["b", "a", "b"], &mut logged);
+            let summary = bench.sync().await.unwrap();
+            let told = &summary.troubles[0];
+            assert!(told.what.contains("the replication slot slot is held"), "{told:?}");
+            assert!(told.to_do.contains("GRANT SELECT"), "{told:?}");
+            assert!(told.to_do.contains("clear-destination"), "{told:?}");
+            let world = bench.fake.world();
+            assert_eq!(world.log.confirmed, held, "{case} {round}: the slot is held");
+            let added = world.log.contents.get("a").map(|log| log.added.clone());
+            assert_eq!(added.unwrap_or_default(), before, "{case} {round}");
+            let added = world.log.contents["b"].added.len();
+            assert_eq!(added, 2 * round + 3 + usize::from(begun), "{case} {round}");
+        }
+        if is_lost {
+            std::fs::remove_file(bench.state_path()).unwrap();
+        }
+        bench.fake.world().log.revoked.clear();
+        write(&["a", "b"], &mut logged);
+        let summary = bench.sync().await.unwrap();
+        assert!(summary.troubles.is_empty(), "{case}: {:?}", summary.troubles);
+        let world = bench.fake.world();
+        assert_eq!(world.log.contents["a"].added, logged, "{case}: every change once");
+        assert_eq!(world.log.confirmed, world.log.end, "{case}: the slot goes on");
+        assert_eq!(world.log.contents["b"].added.len(), 8 + usize::from(begun), "{case}");
+    }
+}
+
+#[tokio::test]
+async fn a_log_that_is_given_up_while_the_slot_waits_for_it_lets_it_go_on() {
+    let mut bench = bench(&[("a", 1), ("b", 1)]).await;
+    bench.streams[0].sync_mode = SyncMode::StrictCdc;
+    let end = bench.fake.world().log.end;
+    bench.fake.world().log.confirmed = end;
+    bench.fake.world().write(&["a", "b"]);
+    bench.sync().await.unwrap();
+    bench.fake.world().log.revoked.insert("a".into());
+    bench.fake.world().write(&["a", "b"]);
+    bench.sync().await.unwrap();
+    let log = bench.streams.remove(0);
+    bench.sync().await.unwrap();
+    {
+        let world = bench.fake.world();
+        assert_eq!(world.log.confirmed, world.log.end, "nobody waits any more");
+    }
+    // And it is not taken for whole afterwards.
+    bench.streams.insert(0, log);
+    bench.fake.world().log.revoked.clear();
+    let summary = bench.sync().await.unwrap();
+    assert!(summary.troubles[0].what.contains("hole"), "{:?}", summary.troubles);
 }
 
 #[tokio::test]
