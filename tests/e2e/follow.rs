@@ -8,6 +8,7 @@ mod faults;
 mod handoff;
 mod heavy;
 mod held;
+mod identity;
 mod kill;
 mod kinds;
 mod lag;

@@ -23,7 +23,7 @@ use arrow::array::{
 };
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use arrow::error::ArrowError;
-use proto::v1::StageRequest;
+use proto::v1::{StageRequest, Table};
 
 use crate::decimal;
 use crate::error::WriterError;
@@ -82,9 +82,8 @@ impl Layout {
             }
             fields.push(source.field(at).clone().with_name(name).with_nullable(true));
         }
-        // Unnormalised tables keep no typed key beside _olake_id, which must
-        // then tell any two keys apart.
-        let separable = json.is_some() && table.key_columns.len() > 1;
+        // It must then tell any two keys apart.
+        let separable = is_known_by_id(source, table) && table.key_columns.len() > 1;
         let row_id = RowId::new(&table.stream, source, &table.key_columns, separable)?;
         Ok(Layout {
             schema: Arc::new(Schema::new_with_metadata(fields, source.metadata().clone())),
@@ -124,7 +123,7 @@ impl Layout {
             json: None,
             typed: Vec::new(),
         };
-        if table.normalization {
+        if !is_known_by_id(source, table) {
             let columns = names.iter().map(|name| name.as_str());
             let named = naming::destination_columns(&table.stream, columns)?;
             let fields = source.fields().iter().zip(named);
@@ -269,6 +268,17 @@ fn taken(stream: &str, column: &str) -> WriterError {
         ),
         "partition by another column, or set normalization to true for this stream",
     )
+}
+
+/// Whether rows are told apart by their `_olake_id`: where it is all that is stored of
+/// the key, or where a value of the key is such as Iceberg compares none of.
+fn is_known_by_id(source: &Schema, table: &Table) -> bool {
+    let is_compared = |field: &Field| {
+        let kind = field.data_type();
+        !matches!(kind, DataType::Float32 | DataType::Float64) && !kind.is_nested()
+    };
+    let mut key = source.fields().iter().filter(|field| table.key_columns.contains(field.name()));
+    !table.normalization || key.any(|field| !is_compared(field))
 }
 
 /// The type of `_cdc_timestamp`.

@@ -38,7 +38,8 @@ use std::hash::{DefaultHasher, Hasher};
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, UInt32Array};
+use arrow::array::{Array, ArrayRef, RecordBatch, UInt32Array};
+use arrow::compute::take_record_batch;
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow::row::{RowConverter, SortField};
 
@@ -73,6 +74,7 @@ pub struct Reducer {
     sorter: PartitionSorter,
     numbers: Numbers,
     budget_bytes: usize,
+    unknown_keys: u64,
 }
 
 /// What a part of the keys comes to.
@@ -137,7 +139,14 @@ impl Reducer {
         let converter = converter(&keys)?;
         let sorter = PartitionSorter::new(dir, Arc::clone(&sent), budget_bytes);
         let columns = Columns { scope, schema: sent, reserved, keyed, key, keys };
-        Ok(Reducer { columns, converter, sorter, numbers: Numbers::default(), budget_bytes })
+        Ok(Reducer {
+            columns,
+            converter,
+            sorter,
+            numbers: Numbers::default(),
+            budget_bytes,
+            unknown_keys: 0,
+        })
     }
 
     /// The schema of [`Reduced::keys`].
@@ -149,6 +158,9 @@ impl Reducer {
     pub fn push(&mut self, sent: &RecordBatch) -> Result<(), WriterError> {
         let numbered = self.numbers.put(&self.columns, sent)?;
         let sent = numbered.as_ref().unwrap_or(sent);
+        let (known, of) = (self.columns.with_keys(sent)?, sent.num_rows() as u64);
+        let sent = known.as_ref().unwrap_or(sent);
+        self.unknown_keys += known.as_ref().map_or(0, |known| of - known.num_rows() as u64);
         let keys = self
             .converter
             .convert_columns(&self.columns.key_of(sent))
@@ -167,6 +179,12 @@ impl Reducer {
             .map(|(bucket, rows)| (format!("{bucket:02x}"), UInt32Array::from(rows)))
             .collect();
         self.sorter.push(sent, &groups)
+    }
+
+    /// Changes whose key is not known, which have been passed by: a value of it is
+    /// such as no destination type can hold. A key has no nulls.
+    pub fn unknown_keys(&self) -> u64 {
+        self.unknown_keys
     }
 
     /// What all changes come to, part after part.
@@ -231,6 +249,18 @@ impl Comes {
 }
 
 impl Columns {
+    /// The rows whose keys are known, if there are others.
+    fn with_keys(&self, batch: &RecordBatch) -> Result<Option<RecordBatch>, WriterError> {
+        if !self.keyed || self.key.iter().all(|&at| batch.column(at).null_count() == 0) {
+            return Ok(None);
+        }
+        let is_known = |row: &usize| self.key.iter().all(|&at| batch.column(at).is_valid(*row));
+        let known = (0..batch.num_rows()).filter(is_known).map(|row| row as u32);
+        take_record_batch(batch, &known.collect::<UInt32Array>())
+            .map(Some)
+            .map_err(WriterError::arrow("taking changes of known keys"))
+    }
+
     fn key_of(&self, batch: &RecordBatch) -> Vec<ArrayRef> {
         self.key.iter().map(|&at| Arc::clone(batch.column(at))).collect()
     }

@@ -136,6 +136,7 @@ impl Changes {
         let keyed = self.request.table.as_ref().is_some_and(|table| !table.key_columns.is_empty());
         let keys = keyed.then(|| self.reducer.keys());
         let waits = aside::columns(&self.sent, keys.as_deref());
+        let unknown_keys = self.reducer.unknown_keys();
         for reduced in self.reducer.finish()? {
             if cancelled.is_cancelled() {
                 return Err(WriterError::Cancelled);
@@ -160,6 +161,7 @@ impl Changes {
             }
         }
         let mut staged = self.rows.finish(cancelled)?;
+        staged.unknown_keys = unknown_keys;
         if let Some(keys) = self.keys.filter(|keys| keys.pushed > 0) {
             staged.deletes = Some(Box::new(keys.finish(cancelled)?));
         }

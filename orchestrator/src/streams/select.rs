@@ -187,6 +187,7 @@ fn select(
             incremental,
             // A log has no place for rows of another form.
             follows_columns: sync_mode == SyncMode::Cdc,
+            followed: false,
         },
         table,
         columns,

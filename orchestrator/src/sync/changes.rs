@@ -46,6 +46,8 @@ pub struct Staged {
     pub truncated: bool,
     /// Rows that lack a value.
     pub unresolved: u64,
+    /// Changes of rows whose key no type of the destination can hold.
+    pub unknown_keys: u64,
     /// To be completed.
     pub pending: Option<StagedChunk>,
     pub unrepresentable: Unrepresentable,
@@ -77,7 +79,16 @@ impl Staged {
         }
         let (load_id, truncated) = (load_id.to_owned(), table.truncated);
         let unresolved = chunks.iter().map(|chunk| chunk.unresolved).sum();
-        Ok(Staged { chunks, load_id, truncated, unresolved, pending, unrepresentable })
+        let unknown_keys = chunks.iter().map(|chunk| chunk.unknown_keys).sum();
+        Ok(Staged {
+            chunks,
+            load_id,
+            truncated,
+            unresolved,
+            unknown_keys,
+            pending,
+            unrepresentable,
+        })
     }
 
     /// Why it cannot be committed.
@@ -85,6 +96,13 @@ impl Staged {
         if self.truncated && self.chunks.is_empty() {
             // What is to take the place of its content must be staged.
             return Some("it was truncated".to_owned());
+        }
+        if self.unknown_keys > 0 {
+            return Some(format!(
+                "{} changes are of rows whose key has a value that no type of the destination can \
+                 hold (infinity, a date out of range)",
+                self.unknown_keys
+            ));
         }
         let unknown = match (self.truncated, &self.pending) {
             // Nothing of what was there is left to ask.

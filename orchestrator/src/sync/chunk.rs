@@ -155,6 +155,16 @@ impl Reading {
         };
         let staged =
             StagedChunk::decode(staged.clone()).map_err(|e| wrong(format!("is malformed: {e}")))?;
+        if staged.unknown_keys > 0 {
+            let what = format!(
+                "{} rows of {} have a value in their key that no type of the destination can hold \
+                 (infinity, a date out of range), and cannot be told apart",
+                staged.unknown_keys, self.stream
+            );
+            return Err(Fault::new(ErrorCode::Unrepresentable, what).remedy(
+                "set the stream's sync_mode to full_refresh, or leave those rows out by a filter",
+            ));
+        }
         let asked = &self.stage;
         let fits = staged.load_id == asked.load_id
             && staged.chunk_id == asked.chunk_id

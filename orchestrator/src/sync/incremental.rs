@@ -111,6 +111,7 @@ impl TableRun {
     /// What the source is asked to read.
     pub fn load_stream(&self, context: &Context<'_>) -> LoadStream {
         let mut stream = self.stream.load.clone();
+        stream.followed = self.is_captured();
         if let Some(incremental) = &mut stream.incremental {
             incremental.mark =
                 self.reached.as_ref().map(|it| it.mark.to_string()).unwrap_or_default();

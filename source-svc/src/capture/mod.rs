@@ -148,7 +148,7 @@ pub fn publishes(
     publications: &publication::Publications,
 ) -> Result<(), SourceError> {
     for table in &mut selected.tables {
-        table.without_generated(publications.sends_stored(table));
+        table.without_generated(publications.sends_stored(&table.key()));
     }
     let keys: Vec<_> = selected
         .tables

@@ -124,10 +124,9 @@ impl Publications {
     }
 
     /// Whether a publication of this table sends its stored generated columns.
-    pub fn sends_stored(&self, table: &Table) -> bool {
-        let key = table.key();
+    pub fn sends_stored(&self, table: &Key) -> bool {
         let found = [&self.all, &self.insert];
-        found.into_iter().flatten().any(|found| found.stored && found.tables.contains_key(&key))
+        found.into_iter().flatten().any(|found| found.stored && found.tables.contains_key(table))
     }
 }
 
@@ -176,6 +175,11 @@ pub async fn ensure(
     create: bool,
 ) -> Result<(Publications, Vec<String>, bool), SourceError> {
     let found = find(session, names).await?;
+    // Since PostgreSQL 18 an UPDATE fails whose identity is not all published.
+    let stored = found.all.as_ref().is_some_and(|found| found.stored);
+    for table in selected.tables.iter_mut().filter(|table| table.identity_is_stored && !stored) {
+        table.publishable = false;
+    }
     let Lacks { statements, what, creates, adds, mut faults, of_tables } =
         lacks(&found, names, &selected.tables);
     if !selected.spares_others() {
@@ -275,21 +279,60 @@ fn lacks(found: &Publications, names: &Names, tables: &[Table]) -> Lacks {
     let mut lacks = Lacks::default();
     let (with, without): (Vec<&Table>, Vec<&Table>) =
         tables.iter().partition(|table| table.publishable);
-    // In the first one, although it has no identity: its users will have noticed.
-    let all_has = |table: &&Table| {
+    // In the first one, although it has no identity any more: its UPDATEs and DELETEs
+    // fail for its users.
+    let (failing, without): (Vec<&Table>, Vec<&Table>) = without.into_iter().partition(|table| {
         found.all.as_ref().is_some_and(|found| found.tables.contains_key(&table.key()))
-    };
-    let without: Vec<&Table> = without.into_iter().filter(|table| !all_has(table)).collect();
+    });
+    let (taken_out, without) = lacks.take_out(names, failing, without);
     lacks.of(&names.all, found.all.as_ref(), &with, names, true);
     // Made together with the first: the log cannot be read by one that is
     // younger than the slot.
     if !without.is_empty() || found.all.is_none() {
         lacks.of(&names.insert, found.insert.as_ref(), &without, names, false);
     }
+    // Each by itself: from the one to the other at once.
+    for Add { table, what, statement } in taken_out {
+        match lacks.adds.iter_mut().find(|add| add.table == table) {
+            Some(add) => add.statement = format!("{statement}; {}", add.statement),
+            None => lacks.adds.push(Add { table, what, statement }),
+        }
+    }
     lacks
 }
 
 impl Lacks {
+    /// Takes tables out of the first publication, if it is ours: how, and those for the
+    /// second.
+    fn take_out<'a>(
+        &mut self,
+        names: &Names,
+        failing: Vec<&'a Table>,
+        mut without: Vec<&'a Table>,
+    ) -> (Vec<Add>, Vec<&'a Table>) {
+        let mut taken_out = Vec::new();
+        let quoted = sql::quote_ident(&names.all);
+        for table in failing {
+            let relation = &table.stream.relation;
+            let what = format!(
+                "{quoted} publishes UPDATEs and DELETEs of {}, which fail for its users, for it \
+                 has no replica identity that is published",
+                relation.label()
+            );
+            let statement =
+                format!("ALTER PUBLICATION {quoted} DROP TABLE ONLY {}", relation.qualified());
+            if names.own {
+                self.statements.push(statement.clone());
+                self.what.push(what.clone());
+                taken_out.push(Add { table: table.key(), what, statement });
+                without.push(table);
+            } else {
+                self.of_tables.push((table.key(), format!("{what}: {statement}")));
+            }
+        }
+        (taken_out, without)
+    }
+
     fn of(
         &mut self,
         name: &str,

@@ -34,6 +34,9 @@ pub struct Table {
     /// Every partition has an identity of some kind: publishing its UPDATEs
     /// makes none of them fail.
     pub publishable: bool,
+    /// A stored generated column is in the identity of one: that holds only where the
+    /// publication sends it.
+    pub identity_is_stored: bool,
     /// Columns that were asked for and are not published.
     pub left_out: Vec<String>,
 }
@@ -126,9 +129,13 @@ pub async fn look(
         let (identity, full) = identity(&stream, parts);
         let publishable =
             parts.iter().all(|part| part.carries().is_none_or(|columns| !columns.is_empty()));
+        let is_generated = |how: &str| parts.iter().any(|part| part.generated == how);
+        let (publishable, identity_is_stored) =
+            (publishable && !is_generated("v"), is_generated("s"));
         let published = published.remove(&oid).unwrap_or_default();
         let left_out = Vec::new();
-        let mut table = Table { stream, published, identity, full, publishable, left_out };
+        let mut table =
+            Table { stream, published, identity, full, publishable, identity_is_stored, left_out };
         table.add_identity();
         table
     };
@@ -192,6 +199,9 @@ struct Part {
     index: Vec<String>,
     /// The stream's own relation.
     is_root: bool,
+    /// `attgenerated` of a column of the identity where the server refuses UPDATEs for
+    /// it: "v" before "s"; empty: none.
+    generated: String,
 }
 
 impl Part {
@@ -219,7 +229,14 @@ async fn facts(client: &Client, oids: &[u32]) -> Result<HashMap<u32, Facts>, Sou
     };
     let query = format!(
         "SELECT s.oid, c.relpersistence::text, c.relispartition, c.relreplident::text, \
-         {}, {}, c.oid = s.oid \
+         {}, {}, c.oid = s.oid, \
+           coalesce((SELECT max(a.attgenerated::text) FROM pg_catalog.pg_attribute a \
+             LEFT JOIN pg_catalog.pg_index i ON i.indrelid = c.oid AND a.attnum = ANY (i.indkey) \
+               AND CASE c.relreplident WHEN 'd' THEN i.indisprimary \
+                 WHEN 'i' THEN i.indisreplident ELSE false END \
+             WHERE a.attrelid = c.oid AND NOT a.attisdropped \
+               AND pg_catalog.current_setting('server_version_num')::int >= 180000 \
+               AND (c.relreplident = 'f' OR i.indrelid IS NOT NULL)), '') \
          FROM pg_catalog.unnest($1::oid[]) AS s(oid) CROSS JOIN LATERAL ( \
            SELECT s.oid AS relid UNION \
            SELECT t.relid::oid FROM pg_catalog.pg_partition_tree(s.oid) t WHERE t.isleaf) p \
@@ -241,7 +258,13 @@ async fn facts(client: &Client, oids: &[u32]) -> Result<HashMap<u32, Facts>, Sou
             (facts.persistence, facts.is_partition) = (row.get(1), row.get(2));
         }
         let (primary_key, index) = (row.get(4), row.get(5));
-        facts.parts.push(Part { replident: row.get(3), primary_key, index, is_root });
+        facts.parts.push(Part {
+            replident: row.get(3),
+            primary_key,
+            index,
+            is_root,
+            generated: row.get(7),
+        });
     }
     Ok(all)
 }
@@ -346,6 +369,7 @@ pub(crate) mod tests {
             identity: Vec::new(),
             full: false,
             publishable: true,
+            identity_is_stored: false,
             left_out: Vec::new(),
         }
     }
@@ -357,6 +381,7 @@ pub(crate) mod tests {
             primary_key: owned(primary_key),
             index: owned(index),
             is_root,
+            generated: String::new(),
         }
     }
 
@@ -427,6 +452,7 @@ pub(crate) mod tests {
             identity: vec!["a".to_owned(), "b".to_owned()],
             full: false,
             publishable: true,
+            identity_is_stored: false,
             left_out: Vec::new(),
         };
         let mut stored = table.clone();

@@ -21,13 +21,14 @@ use tokio_postgres::error::SqlState;
 
 use super::handoff;
 use super::stream::{Faults, Stream};
-use crate::capture::publication::Names;
+use crate::capture::publication::{self, Names};
 use crate::capture::server;
 use crate::capture::shape::{self, Shape};
 use crate::config::Config;
 use crate::connect::Session;
 use crate::error::SourceError;
-use crate::{relation, sql};
+use crate::relation::{self, RelationInfo};
+use crate::sql;
 
 /// Snapshots tried while tables keep being rewritten.
 const ATTEMPTS: u32 = 5;
@@ -64,8 +65,8 @@ pub async fn take(
     slot: &str,
     publication: Option<&str>,
 ) -> Result<Snapshot, SourceError> {
-    let names = publication.map(|publication| Names::new(publication, slot)).transpose()?;
-    let names = names.as_ref().map(|names| names.both().to_vec()).unwrap_or_default();
+    let publications = publication.map(|publication| Names::new(publication, slot)).transpose()?;
+    let names = publications.as_ref().map(|names| names.both().to_vec()).unwrap_or_default();
     for attempt in 1..=ATTEMPTS {
         let targets = targets(keeper, requests).await?;
         let shapes =
@@ -79,7 +80,10 @@ pub async fn take(
         };
         let locks = Locks { keeper, lock_timeout: config.lock_timeout };
         locks.tables(requests, &targets).await?;
-        let streams = streams(keeper, requests, &config.username).await?;
+        let mut streams = streams(keeper, requests, &config.username).await?;
+        if let Some(publications) = &publications {
+            leave_out_unsent(keeper, publications, requests, &mut streams).await?;
+        }
         locks.by_reading(&streams).await?;
         let moved = moved_relations(keeper).await?;
         if moved.is_empty() {
@@ -281,6 +285,36 @@ async fn streams(
     }
     faults.into_result(role)?;
     Ok(streams)
+}
+
+/// Of streams that are followed, takes out the generated columns that no publication
+/// sends: the log would leave them null, row by row.
+async fn leave_out_unsent(
+    keeper: &Session,
+    names: &Names,
+    requests: &[v1::LoadStream],
+    streams: &mut [Stream],
+) -> Result<(), SourceError> {
+    let followed = streams.iter_mut().zip(requests).filter(|(_, request)| request.followed);
+    let mut followed: Vec<&mut Stream> = followed.map(|(stream, _)| stream).collect();
+    let oids: Vec<u32> = followed.iter().map(|stream| stream.relation.oid).collect();
+    let query = "SELECT attrelid, attnum, attgenerated = 's' FROM pg_catalog.pg_attribute \
+         WHERE attrelid = ANY ($1) AND attgenerated <> '' AND NOT attisdropped";
+    let doing = "reading which columns are generated";
+    let rows = keeper.query(query, &[&oids]).await.map_err(SourceError::postgres(doing))?;
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let publications = publication::find(keeper, names).await?;
+    for stream in &mut followed {
+        let RelationInfo { oid, namespace, name, .. } = &stream.relation;
+        let stored = publications.sends_stored(&(namespace.clone(), name.clone()));
+        let generated = rows.iter().filter(|row| row.get::<_, u32>(0) == *oid);
+        let unsent = generated.filter(|row| !(stored && row.get::<_, bool>(2)));
+        let unsent: Vec<i16> = unsent.map(|row| row.get(1)).collect();
+        stream.columns.retain(|column| !unsent.contains(&column.attnum));
+    }
+    Ok(())
 }
 
 /// Of the relations that the keeper has locked, those whose file is no longer
