@@ -2,13 +2,14 @@
 //! tables together, where their catalog can.
 
 use futures::{StreamExt, stream};
+use prost::Message;
 use proto::Fault;
 use proto::metrics;
 use proto::v1::destination::Kind as Destination;
 use proto::v1::iceberg::Catalog;
 use proto::v1::stage_request::Kind;
 use proto::v1::{CommitRequest, CommitResponse, CommitTogetherRequest, ErrorCode};
-
+use tonic::Code;
 use tracing::Instrument;
 
 use super::retry::Retry;
@@ -17,6 +18,10 @@ use crate::state::SavedLoad;
 
 /// Tables that are committed at once, each by itself.
 const AT_ONCE: usize = 8;
+/// Tables of one commit, which a catalog has to take in one request …
+const TOGETHER: usize = 500;
+/// … and bytes of what the writer is asked for it: more are several commits.
+const TOGETHER_BYTES: usize = 16 << 20;
 
 /// A commit's end; `Err` names the table.
 pub struct Committed {
@@ -51,20 +56,46 @@ pub async fn commit(context: &Context<'_>, table: usize, request: CommitRequest)
 }
 
 /// Commits of several tables, by their indices in the run: all in one step where the
-/// catalog can, else each by itself, with its own end.
+/// catalog can (very many: in a few), else each by itself, with its own end.
 pub async fn commits(
     context: &Context<'_>,
     requests: Vec<(usize, CommitRequest)>,
 ) -> Result<Vec<Committed>, Fault> {
-    if requests.len() > 1 && may_commit_together(context) {
-        let position = requests[0].1.position.clone();
-        let span = tracing::info_span!("commit together", tables = requests.len(), position);
-        if let Some(made) = together(context, &requests).instrument(span).await? {
-            return Ok(made);
+    let (mut made, mut alone) = (Vec::with_capacity(requests.len()), Vec::new());
+    match may_commit_together(context) {
+        false => alone = requests,
+        true => {
+            for group in groups(requests) {
+                match together(context, &group).await? {
+                    Some(committed) => made.extend(committed),
+                    None => alone.extend(group),
+                }
+            }
         }
     }
-    let one_by_one = requests.into_iter().map(|(table, request)| commit(context, table, request));
-    Ok(stream::iter(one_by_one).buffer_unordered(AT_ONCE).collect().await)
+    let one_by_one = alone.into_iter().map(|(table, request)| commit(context, table, request));
+    made.extend(stream::iter(one_by_one).buffer_unordered(AT_ONCE).collect::<Vec<_>>().await);
+    Ok(made)
+}
+
+/// As many as one request may have, in their order.
+fn groups(requests: Vec<(usize, CommitRequest)>) -> Vec<Vec<(usize, CommitRequest)>> {
+    let mut groups: Vec<Vec<_>> = Vec::new();
+    let mut bytes = 0;
+    for (table, request) in requests {
+        let more = request.encoded_len();
+        match groups.last_mut() {
+            Some(group) if group.len() < TOGETHER && bytes + more <= TOGETHER_BYTES => {
+                group.push((table, request));
+                bytes += more;
+            }
+            _ => {
+                groups.push(vec![(table, request)]);
+                bytes = more;
+            }
+        }
+    }
+    groups
 }
 
 /// Whether the writer is worth asking.
@@ -80,6 +111,16 @@ async fn together(
     context: &Context<'_>,
     requests: &[(usize, CommitRequest)],
 ) -> Result<Option<Vec<Committed>>, Fault> {
+    let [(_, first), _, ..] = requests else { return Ok(None) };
+    let position = first.position.as_str();
+    let span = tracing::info_span!("commit together", tables = requests.len(), position);
+    all_or_none(context, requests).instrument(span).await
+}
+
+async fn all_or_none(
+    context: &Context<'_>,
+    requests: &[(usize, CommitRequest)],
+) -> Result<Option<Vec<Committed>>, Fault> {
     let what = format!("committing {} tables", requests.len());
     let asked = requests.iter().map(|(_, request)| request.clone()).collect();
     let asked = CommitTogetherRequest { commits: asked };
@@ -91,6 +132,8 @@ async fn together(
         let mut client = assigned.writer().client.clone();
         match client.commit_together(asked.clone()).await {
             Ok(answer) => break answer.into_inner().commits,
+            // One of an earlier version.
+            Err(status) if status.code() == Code::Unimplemented => break Vec::new(),
             Err(status) => {
                 assigned.failed();
                 let say = |line: &str| context.progress.note(line);
@@ -172,4 +215,30 @@ fn about(fault: Fault, stream: &str) -> Fault {
 /// Whether the writer says that what was staged is not there any more.
 pub fn lost_its_stage(fault: &Fault) -> bool {
     fault.code == ErrorCode::LoadGone
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sizes(requests: impl Iterator<Item = CommitRequest>) -> Vec<usize> {
+        let groups = groups((0..).zip(requests).collect());
+        let order: Vec<usize> = groups.iter().flatten().map(|(table, _)| *table).collect();
+        assert!(order.iter().copied().eq(0..order.len()), "each once, in order: {order:?}");
+        groups.iter().map(Vec::len).collect()
+    }
+
+    #[test]
+    fn no_request_has_more_tables_or_bytes_than_one_may_have() {
+        let few = |count| std::iter::repeat_n(CommitRequest::default(), count);
+        assert_eq!(sizes(few(2)), [2]);
+        assert_eq!(sizes(few(2 * TOGETHER + 1)), [TOGETHER, TOGETHER, 1]);
+        let large =
+            CommitRequest { position: "x".repeat(TOGETHER_BYTES / 3), ..Default::default() };
+        assert_eq!(sizes(std::iter::repeat_n(large, 5)), [2, 2, 1]);
+        let too_large =
+            CommitRequest { position: "x".repeat(TOGETHER_BYTES), ..Default::default() };
+        assert_eq!(sizes(std::iter::repeat_n(too_large, 2)), [1, 1]);
+        assert!(sizes(few(0)).is_empty());
+    }
 }

@@ -566,6 +566,25 @@ async fn where_only_logs_in_trouble_are_left_the_slot_stays() {
     }
 }
 
+#[tokio::test]
+async fn tables_are_committed_together_where_the_writer_can() {
+    for is_able in [true, false] {
+        let mut bench = bench(&[("a", 1), ("b", 1), ("c", 1)]).await;
+        let catalog = Some(proto::v1::iceberg::Catalog::Rest(Default::default()));
+        let iceberg = Iceberg { catalog, ..Default::default() };
+        let kind = proto::v1::destination::Kind::Iceberg(iceberg);
+        bench.destination = Destination { kind: Some(kind) };
+        bench.fake.world().together = is_able.then(Vec::new);
+        bench.sync().await.unwrap();
+        bench.fake.world().write(&["a", "b"]);
+        let summary = bench.sync().await.unwrap();
+        let world = bench.fake.world();
+        world.assert_complete(if is_able { "together" } else { "by an earlier version" });
+        assert_eq!(world.together, is_able.then(|| vec![2]));
+        assert_eq!(summary.outcomes[0].changes, Some(1));
+    }
+}
+
 /// More than the scenario below makes.
 const CALLS: usize = 45;
 

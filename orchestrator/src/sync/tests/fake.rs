@@ -41,6 +41,8 @@ pub(super) struct World {
     pub(super) staged: HashSet<String>,
     pub(super) committed: HashMap<String, CommitRecord>,
     pub(super) commits: Vec<CommitRequest>,
+    /// The writer can commit several tables at once; how many they were.
+    pub(super) together: Option<Vec<usize>>,
     /// Kept beside the tables.
     pub(super) certificate: Option<Vec<u8>>,
     pub(super) log: Log,
@@ -235,43 +237,26 @@ impl WriterService for Fake {
         &self,
         request: Request<CommitRequest>,
     ) -> Result<Response<CommitResponse>, Status> {
-        let request = request.into_inner();
-        let name = request.table.clone().unwrap().name;
         let mut world = self.world();
         world.fail_before()?;
-        let location = format!("/data/{name}");
-        let last = world.committed.get(&name).cloned().unwrap_or_default();
-        if last.commit_id == request.commit_id {
-            let record = Some(last);
-            return world.answer(CommitResponse { record, already_committed: true, location });
-        }
-        if request.expected_commit_id.as_ref().is_some_and(|expected| *expected != last.commit_id) {
-            return Err(Fault::new(ErrorCode::Conflict, "another run has committed").into());
-        }
-        if !request.staged.iter().all(|chunk| world.staged.contains(&chunk.manifest)) {
-            return Err(Fault::new(ErrorCode::LoadGone, "the staged chunk is gone").into());
-        }
-        assert!(request.staged.iter().all(|chunk| chunk.load_id == request.load_id));
-        let record = CommitRecord {
-            commit_id: request.commit_id.clone(),
-            load_id: request.load_id.clone(),
-            rows: request.staged.iter().map(|chunk| chunk.rows).sum(),
-            files: request.staged.len() as u64,
-            position: request.position.clone(),
-            ..Default::default()
-        };
-        world.committed.insert(name.clone(), record.clone());
-        world.apply(&name, &request);
-        world.commits.push(request);
-        let record = Some(record);
-        world.answer(CommitResponse { record, already_committed: false, location })
+        let made = world.commit(request.into_inner())?;
+        world.answer(made)
     }
 
     async fn commit_together(
         &self,
-        _: Request<CommitTogetherRequest>,
+        request: Request<CommitTogetherRequest>,
     ) -> Result<Response<CommitTogetherResponse>, Status> {
-        Err(Status::unimplemented("there is no catalog"))
+        let commits = request.into_inner().commits;
+        let mut world = self.world();
+        world.fail_before()?;
+        let Some(together) = &mut world.together else {
+            return Err(Status::unimplemented("of an earlier version"));
+        };
+        together.push(commits.len());
+        let commits = commits.into_iter().map(|request| world.commit(request));
+        let commits = commits.collect::<Result<_, _>>()?;
+        world.answer(CommitTogetherResponse { commits })
     }
 
     async fn drop(&self, _: Request<DropRequest>) -> Result<Response<DropResponse>, Status> {
@@ -293,6 +278,38 @@ impl WriterService for Fake {
     }
 }
 
+impl World {
+    fn commit(&mut self, request: CommitRequest) -> Result<CommitResponse, Status> {
+        let name = request.table.clone().unwrap().name;
+        let location = format!("/data/{name}");
+        let last = self.committed.get(&name).cloned().unwrap_or_default();
+        if last.commit_id == request.commit_id {
+            let record = Some(last);
+            return Ok(CommitResponse { record, already_committed: true, location });
+        }
+        if request.expected_commit_id.as_ref().is_some_and(|expected| *expected != last.commit_id) {
+            return Err(Fault::new(ErrorCode::Conflict, "another run has committed").into());
+        }
+        if !request.staged.iter().all(|chunk| self.staged.contains(&chunk.manifest)) {
+            return Err(Fault::new(ErrorCode::LoadGone, "the staged chunk is gone").into());
+        }
+        assert!(request.staged.iter().all(|chunk| chunk.load_id == request.load_id));
+        let record = CommitRecord {
+            commit_id: request.commit_id.clone(),
+            load_id: request.load_id.clone(),
+            rows: request.staged.iter().map(|chunk| chunk.rows).sum(),
+            files: request.staged.len() as u64,
+            position: request.position.clone(),
+            ..Default::default()
+        };
+        self.committed.insert(name.clone(), record.clone());
+        self.apply(&name, &request);
+        self.commits.push(request);
+        let record = Some(record);
+        Ok(CommitResponse { record, already_committed: false, location })
+    }
+}
+
 /// Served fakes, the state file, and what the user selected.
 pub(super) struct Bench {
     pub(super) fake: Fake,
@@ -301,6 +318,7 @@ pub(super) struct Bench {
     pub(super) directory: tempfile::TempDir,
     pub(super) streams: Vec<SelectedStream>,
     pub(super) update_method: UpdateMethod,
+    pub(super) destination: Destination,
     pub(super) stop: CancellationToken,
 }
 
@@ -335,6 +353,7 @@ impl Bench {
             directory: tempfile::tempdir().unwrap(),
             streams: tables.iter().map(|(name, _)| selected(name)).collect(),
             update_method: UpdateMethod { replication_slot: "slot".into(), ..Default::default() },
+            destination: Destination::default(),
             stop,
         }
     }
@@ -353,7 +372,6 @@ impl Bench {
             *token = shutdown.clone();
         }
         let config = SourceConfig { max_threads: 1, retry_count: 2, ..Default::default() };
-        let destination = Destination::default();
         let names = self.streams.iter().map(SelectedStream::id).collect();
         let context = Context {
             source: self.source.clone(),
@@ -361,7 +379,7 @@ impl Bench {
             source_config: &config,
             update_method: Some(&self.update_method),
             writers: &self.writers,
-            destination: &destination,
+            destination: &self.destination,
             progress: Progress::new(names, false),
             shutdown,
             continuous,
