@@ -82,6 +82,7 @@ pub fn is_left(table: &TableRun) -> bool {
     table.outcome.is_none()
         && table.trouble.is_none()
         && !table.is_loaded_beside
+        && !table.is_given_up
         && matches!(table.action, Action::ReadAll | Action::ReadMissing)
 }
 

@@ -208,6 +208,8 @@ pub struct Summary {
     pub outcomes: Vec<Outcome>,
     /// The streams that stay as they were, and why.
     pub troubles: Vec<Trouble>,
+    /// The streams whose loads were given up, since the sync was to end.
+    pub given_up: Vec<String>,
     /// From start to end.
     pub seconds: f64,
     /// WAL that was held back for change capture when the sync began.
@@ -300,6 +302,9 @@ impl Summary {
         for trouble in &self.troubles {
             table.add_row([&trouble.stream, "", "", "not synced"]);
         }
+        for stream in &self.given_up {
+            table.add_row([stream, "", "", "given up"]);
+        }
         table
     }
 
@@ -324,7 +329,10 @@ impl Summary {
     fn json(&self) -> serde_json::Value {
         json!({
             "type": "SYNC_SUMMARY",
-            "status": if self.troubles.is_empty() { "SUCCEEDED" } else { "INCOMPLETE" },
+            "status": match self.troubles.is_empty() && self.given_up.is_empty() {
+                true => "SUCCEEDED",
+                false => "INCOMPLETE",
+            },
             "run_id": self.run_id,
             "seconds": self.seconds,
             "rows": self.rows(),
@@ -332,6 +340,7 @@ impl Summary {
             "files": self.outcomes.iter().map(|outcome| outcome.files).sum::<u64>(),
             "streams": self.outcomes,
             "problems": self.troubles,
+            "given_up": self.given_up,
             "held_wal": self.held,
             "lag": self.lag,
         })
@@ -397,6 +406,7 @@ mod tests {
                 what: "it is gone".into(),
                 to_do: "run discover".into(),
             }],
+            given_up: vec!["public.late".into()],
             seconds: 4.0,
             held: None,
             lag: None,
@@ -414,6 +424,8 @@ mod tests {
             (&"SYNC_SUMMARY".into(), &"INCOMPLETE".into())
         );
         assert_eq!(json["problems"][0]["to_do"], "run discover");
+        assert!(table.contains("public.late") && table.contains("given up"), "{table}");
+        assert_eq!(json["given_up"][0], "public.late");
         assert_eq!(json["streams"][1]["how"], "committed_before");
         assert_eq!(json["files"], 6);
     }
@@ -428,6 +440,7 @@ mod tests {
                 run_id: "r".into(),
                 outcomes: outcomes.collect(),
                 troubles: Vec::new(),
+                given_up: Vec::new(),
                 seconds: 1.0,
                 held: None,
                 lag: None,

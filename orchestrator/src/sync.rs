@@ -130,6 +130,8 @@ pub struct TableRun {
     pub holds: Option<Lsn>,
     /// It is being loaded while the others are followed.
     pub is_loaded_beside: bool,
+    /// Its load was given up, since the sync is to end: the next one begins it anew.
+    pub is_given_up: bool,
 }
 
 impl TableRun {
@@ -155,6 +157,7 @@ impl TableRun {
             trouble: None,
             holds: None,
             is_loaded_beside: false,
+            is_given_up: false,
         }
     }
 
@@ -305,10 +308,18 @@ impl<'a> Sync<'a> {
                 Some(beside) => beside.run(self.round()).await?,
                 None => self.round().await?,
             };
+            if let (false, Some(loading)) = (on, beside.as_mut()) {
+                self.wait_for(loading).await?;
+            }
             if let Some(loaded) = beside.take() {
                 *beside = self.join(loaded).await?;
             }
             if !on {
+                if let Some(loading) = beside.take() {
+                    self.leave(loading).await;
+                }
+                self.give_up_loads();
+                self.release().await?;
                 return self.finish_run().await;
             }
         }
@@ -436,7 +447,9 @@ impl<'a> Sync<'a> {
 
     async fn finish_run(&mut self) -> Result<(), Stop> {
         self.finish_followed();
-        let forgotten = |table: &&TableRun| table.outcome.is_none() && table.trouble.is_none();
+        let forgotten = |table: &&TableRun| {
+            table.outcome.is_none() && table.trouble.is_none() && !table.is_given_up
+        };
         if let Some(table) = self.tables.iter().find(forgotten) {
             let what = format!("{} was neither read nor committed", table.id);
             return Err(Stop::Failed(Fault::new(ErrorCode::Internal, what)));
@@ -453,6 +466,7 @@ impl<'a> Sync<'a> {
             run_id: self.run.id.clone(),
             outcomes,
             troubles: self.tables.iter().filter_map(|table| table.trouble.clone()).collect(),
+            given_up: self.given_up(),
             seconds: counters.seconds,
             held: self.capture.as_ref().map(|capture| capture.held),
             lag: counters.lag,

@@ -4,6 +4,7 @@ use anyhow::{Result, ensure};
 use serde_json::Value;
 
 use crate::follow::{Followed, slot};
+use crate::postgres::Background;
 use crate::run::{Outcome, Project, Running, poll};
 
 impl Followed {
@@ -20,6 +21,32 @@ impl Followed {
         let arguments: Vec<_> =
             arguments.iter().map(AsRef::as_ref).chain(["--continuous"]).collect();
         self.project.start(&arguments)
+    }
+
+    /// The same, of one whose loads wait for long.
+    pub fn go_on_patiently(&self) -> Result<Running> {
+        self.project.edit("source.json", |source| source["lock_timeout_ms"] = 300_000.into())?;
+        self.go_on()
+    }
+
+    /// Loads by hand-off wait until the answer is dropped, as their snapshots do for
+    /// every transaction that writes.
+    pub fn hold_loads(&self) -> Result<Background> {
+        let database = self.project.database();
+        let holder = database.psql_background(
+            "BEGIN; SELECT pg_current_xact_id(); SELECT pg_sleep(600) /* holds loads */",
+        )?;
+        let holds = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+                     AND query LIKE '%holds loads%' AND backend_xid IS NOT NULL";
+        poll("a transaction is open", || Ok(self.psql(holds)? == "1"))?;
+        Ok(holder)
+    }
+
+    /// Whether a load has begun, and is not over.
+    pub fn is_loading(&self) -> Result<bool> {
+        let loads = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+                     AND application_name LIKE 'tidewater load%'";
+        Ok(self.psql(loads)? != "0")
     }
 
     /// Waits until everything is loaded and what is committed now was acknowledged.

@@ -12,6 +12,10 @@
 //! runs the slot is not moved beyond its consistent point (before that is known: not
 //! at all), so that each round reads again from there what the others have, and
 //! skip. One load at a time, under the settings of every load: who comes later waits.
+//!
+//! A load that is not over soon after the sync was asked to end is given up, and the
+//! others are completed. What it has staged goes when the table is prepared the next
+//! time.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -88,8 +92,9 @@ impl<'a> Sync<'a> {
     /// Whether what is to be loaded can be loaded beside what is followed.
     pub(super) fn can_load_beside(&self) -> bool {
         let mut left = self.tables.iter().filter(|table| load::is_left(table)).peekable();
-        // At the end there is nothing left to go on beside it.
-        let goes_on = self.context.continuous.as_ref().is_some_and(|it| !it.is_ending());
+        // Asked to end before anything was followed, nothing goes on beside it.
+        let continuous = self.context.continuous.as_ref();
+        let goes_on = continuous.is_some_and(|it| !it.is_ending() || it.is_following());
         goes_on
             && self.tables.iter().any(|table| table.is_captured() && table.goes_on())
             && left.peek().is_some()
@@ -122,6 +127,25 @@ impl<'a> Sync<'a> {
         Beside { loading, done: None, tables, place }
     }
 
+    /// The others are where the sync ends: waits for the load, while there is time.
+    pub(super) async fn wait_for(&self, beside: &mut Beside<'a>) -> Result<(), Stop> {
+        if beside.done.is_some() {
+            return Ok(());
+        }
+        let loading = &mut beside.loading;
+        let wait = async {
+            match &self.context.continuous {
+                None => Some(loading.await),
+                Some(continuous) => tokio::select! {
+                    loaded = loading => Some(loaded),
+                    () = continuous.no_time_for_loads() => None,
+                },
+            }
+        };
+        beside.done = self.context.cancellable(wait).await?;
+        Ok(())
+    }
+
     /// Takes the tables in when they are loaded; the load, if it goes on.
     pub(super) async fn join(
         &mut self,
@@ -129,12 +153,14 @@ impl<'a> Sync<'a> {
     ) -> Result<Option<Beside<'a>>, Stop> {
         let Some((mut loaded, done)) = beside.done.take() else { return Ok(Some(beside)) };
         self.hold = None;
+        let mut joined = Vec::new();
         for index in beside.tables {
             self.tables[index].is_loaded_beside = false;
             if loaded[index].outcome.is_none() && loaded[index].trouble.is_none() {
                 continue;
             }
             std::mem::swap(&mut self.tables[index], &mut loaded[index]);
+            joined.push(index);
             self.tables[index].is_loaded_beside = false;
             let table = &self.tables[index];
             if let (Some(position), None) = (&table.position, &table.trouble) {
@@ -142,15 +168,46 @@ impl<'a> Sync<'a> {
                 self.keeper.change().reach(namespace, name, position);
             }
         }
+        if let Some(capture) = &self.capture {
+            // They are where the load was, and the others may be further.
+            let loaded = joined.iter().filter_map(|&index| self.tables[index].position.as_ref());
+            let known = self.keeper.state().reached_in(&capture.log.origin);
+            let least = loaded.map(|position| position.lsn).chain(known).min();
+            let least = capture.at(least.unwrap_or(capture.log.confirmed));
+            self.keeper.change().certify(&least);
+        }
         self.keeper.save().await?;
         done.map(|()| None)
     }
 
     /// Gives a load up.
-    pub(super) async fn leave(&self, beside: Beside<'a>) {
-        if let Some((id, _)) = beside.place.get() {
-            drop(beside.loading);
+    pub(super) async fn leave(&mut self, beside: Beside<'a>) {
+        self.hold = None;
+        let Beside { loading, tables, place, .. } = beside;
+        drop(loading);
+        tables.into_iter().for_each(|index| self.tables[index].is_loaded_beside = false);
+        if let Some((id, _)) = place.get() {
             load::close(&self.context, &id).await;
         }
+    }
+
+    /// At the end of a sync that went on: what is still to be loaded is left to the
+    /// next one.
+    pub(super) fn give_up_loads(&mut self) {
+        let left = |table: &&mut TableRun| table.lost.is_some() || load::is_left(table);
+        for table in self.tables.iter_mut().filter(left) {
+            table.is_given_up = true;
+            self.context.progress.note(&format!(
+                "warning: {}: its load is given up, as the sync is to end; the table stays as it \
+                 is, and the next sync begins its load anew",
+                table.id
+            ));
+        }
+    }
+
+    /// Their ids.
+    pub(super) fn given_up(&self) -> Vec<String> {
+        let given_up = self.tables.iter().filter(|table| table.is_given_up);
+        given_up.map(|table| table.id.clone()).collect()
     }
 }

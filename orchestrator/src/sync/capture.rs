@@ -64,7 +64,8 @@ impl Sync<'_> {
         }
         for (at, seen) in captured.into_iter().zip(tables) {
             // One that is lost is loaded anew, whatever it holds.
-            if self.tables[at].lost.is_some() || self.tables[at].is_loaded_beside {
+            let table = &self.tables[at];
+            if table.lost.is_some() || table.is_loaded_beside || table.is_given_up {
                 continue;
             }
             self.judge(at, seen, &capture);
@@ -232,7 +233,8 @@ impl Sync<'_> {
 
     /// What changes have made of the tables.
     pub(super) fn finish_followed(&mut self) {
-        let followed = |table: &TableRun| table.is_captured() && table.trouble.is_none();
+        let followed =
+            |table: &TableRun| table.is_captured() && table.trouble.is_none() && !table.is_given_up;
         let captured = self.tables.iter_mut().enumerate().filter(|(_, table)| followed(table));
         for (index, table) in captured {
             let outcome = match table.outcome.take() {
@@ -341,7 +343,7 @@ impl TableRun {
 
     /// Whether nothing keeps it from being followed any further.
     pub fn goes_on(&self) -> bool {
-        let loads = self.is_loaded_beside || load::is_left(self);
+        let loads = self.is_loaded_beside || self.is_given_up || load::is_left(self);
         self.lost.is_none() && self.trouble.is_none() && !loads
     }
 }

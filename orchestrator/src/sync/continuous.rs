@@ -17,12 +17,13 @@
 //! Where others are followed, tables are loaded beside the rounds ([`super::beside`]).
 //!
 //! Asked to end, a round stops after the interval at hand, and one more reads to
-//! where the log ends by then, or one interval; see [`Continuous::end`].
+//! where the log ends by then, or one interval; see [`Continuous::end`]. Loads that take
+//! longer are given up.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use proto::Fault;
@@ -34,13 +35,14 @@ use tracing::{Instrument, info_span};
 use super::{Inputs, Job, Stop, Sync, TableRun};
 use crate::cli::Flags;
 use crate::config::source::UpdateMethod;
-use crate::load;
 use crate::progress::human;
 use crate::state::keeper::StateKeeper;
 use crate::streams::{SelectedStream, SyncMode};
 
 /// How long the interval at hand may take when the sync is asked to end.
 const GRACE: Duration = Duration::from_secs(20);
+/// How long a load may take from then on.
+const GRACE_OF_LOADS: Duration = Duration::from_secs(5);
 /// Wait before the second attempt; it doubles from there …
 const FIRST: Duration = Duration::from_secs(1);
 /// … up to this.
@@ -61,6 +63,8 @@ pub struct Continuous {
     give_up_after: Option<Duration>,
     /// It is to end, in order.
     ending: CancellationToken,
+    /// When it was asked to.
+    asked: Arc<OnceLock<Instant>>,
     /// It is to end now.
     shutdown: CancellationToken,
     /// Changes are being followed: there may be something to complete.
@@ -95,6 +99,7 @@ impl Continuous {
             commit_interval: method.commit_interval,
             give_up_after: method.give_up_after,
             ending,
+            asked: Arc::default(),
             shutdown: CancellationToken::new(),
             following: Arc::default(),
             working: Arc::new(Mutex::new(Working { proven: false, last: Instant::now() })),
@@ -115,6 +120,11 @@ impl Continuous {
     /// Whether there is something to complete before an end.
     pub fn following(&self, following: bool) {
         self.following.store(following, Ordering::Relaxed);
+    }
+
+    /// The same, asked.
+    pub fn is_following(&self) -> bool {
+        self.following.load(Ordering::Relaxed)
     }
 
     /// Something was achieved.
@@ -147,11 +157,18 @@ impl Continuous {
     /// committed or the grace is over.
     async fn end(&self) -> Infallible {
         self.ending.cancelled().await;
-        if self.following.load(Ordering::Relaxed) {
+        self.asked.get_or_init(Instant::now);
+        if self.is_following() {
             sleep(GRACE).await;
         }
         self.shutdown.cancel();
         std::future::pending().await
+    }
+
+    /// It is to end, and loads have had their time.
+    pub(super) async fn no_time_for_loads(&self) {
+        self.ending.cancelled().await;
+        sleep_until(*self.asked.get_or_init(Instant::now) + GRACE_OF_LOADS).await;
     }
 
     /// Whether another attempt may fare better. What worked before and is gone
@@ -269,7 +286,7 @@ impl Sync<'_> {
         }
         continuous.works();
         if self.is_last_round {
-            return self.nothing_is_lost().map(|()| false);
+            return Ok(false);
         }
         if let Some(capture) = &self.capture {
             self.context.progress.note_once(&format!(
@@ -287,23 +304,6 @@ impl Sync<'_> {
         self.remember_capture();
         self.keeper.save().await?;
         Ok(true)
-    }
-
-    /// At the end: no table waits to be loaded anew.
-    fn nothing_is_lost(&self) -> Result<(), Stop> {
-        let waits = |table: &&TableRun| {
-            table.lost.is_some() || table.is_loaded_beside || load::is_left(table)
-        };
-        let lost: Vec<_> = self.tables.iter().filter(waits).collect();
-        if lost.is_empty() {
-            return Ok(());
-        }
-        let names: Vec<_> = lost.iter().map(|table| table.id.as_str()).collect();
-        let message = format!(
-            "tables that could not be followed were not loaded anew yet: {}",
-            names.join(", ")
-        );
-        Err(Fault::new(ErrorCode::Source, message).remedy("the next sync loads them").into())
     }
 
     /// Until the next round is due, or the last one.

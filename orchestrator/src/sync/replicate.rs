@@ -371,8 +371,25 @@ impl Sync<'_> {
         call.tables.values().all(|&index| self.tables[index].trouble.is_some())
     }
 
+    /// Lets the slot go to where everything is certified, when nothing holds it any
+    /// more.
+    pub(super) async fn release(&mut self) -> Result<(), Stop> {
+        let Some(capture) = self.capture.clone() else { return Ok(()) };
+        let Some(to) = self.keeper.state().reached_in(&capture.log.origin) else { return Ok(()) };
+        match self.held_at().map_or(to, |hold| hold.min(to)) > capture.log.confirmed {
+            true => self.move_slot(&capture, to).await,
+            false => Ok(()),
+        }
+    }
+
     /// Everything up to `to` is committed.
     async fn confirm(&mut self, capture: &Capture, call: &mut Call, to: Lsn) -> Result<(), Stop> {
+        self.move_slot(capture, to).await?;
+        call.confirmed = to;
+        Ok(())
+    }
+
+    async fn move_slot(&mut self, capture: &Capture, to: Lsn) -> Result<(), Stop> {
         self.keeper.change().certify(&capture.at(to));
         self.keeper.save().await?;
         self.certify(capture).await?;
@@ -394,7 +411,6 @@ impl Sync<'_> {
         };
         let log_end = end(&answer.end)?;
         self.context.progress.confirmed(|lag| lag.hold(log_end, held));
-        call.confirmed = to;
         if let Some(capture) = &mut self.capture {
             capture.log.confirmed = hold.unwrap_or(to);
         }

@@ -3,9 +3,10 @@
 
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use tests::builds::Build;
 use tests::follow;
+use tests::going::end;
 use tests::run::{Project, poll};
 
 use super::{Followed, Into};
@@ -73,6 +74,57 @@ fn a_table_that_is_added_later_joins_the_slot() -> Result<()> {
             "UPDATE late SET id = 3 WHERE id = 1; DELETE FROM late WHERE id = 2;
              INSERT INTO ticks DEFAULT VALUES; UPDATE keyed SET v = 8 WHERE n = 5",
         )?;
+        let after = followed.sync_equals(&all)?;
+        assert_eq!(Followed::how(&after, "public.late")?, "followed");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_table_that_is_added_later_is_loaded_while_the_others_are_followed() -> Result<()> {
+    for into in [Into::Parquet, Into::Iceberg] {
+        let followed = Followed::new(into, "joins_going", TICKS)?;
+        let old = ["public.keyed"];
+        followed.select(&old)?;
+        let mut going = followed.go_on_patiently()?;
+        followed.caught_up(&mut going)?;
+        end(going)?;
+        followed.psql(
+            "UPDATE keyed SET v = 7 WHERE n < 100;
+             CREATE TABLE late (id int PRIMARY KEY, v text); INSERT INTO late VALUES (1, 'a'), (2, 'b')",
+        )?;
+        followed.project.discover()?;
+        let all = ["public.keyed", "public.ticks", "public.late"];
+        followed.select(&all)?;
+        let holder = followed.hold_loads()?;
+        let mut going = followed.go_on_patiently()?;
+        poll("the load has begun", || followed.is_loading())?;
+        for v in 1..4 {
+            followed.psql(&format!(
+                "UPDATE keyed SET v = {v} WHERE n < 50; DELETE FROM keyed WHERE n = {v};
+                 INSERT INTO ticks DEFAULT VALUES; UPDATE late SET v = v || '.' WHERE id = 1;
+                 INSERT INTO late VALUES ({v} + 10, 'c')"
+            ))?;
+            poll("the others are followed", || {
+                ensure!(!going.ended()?, "the sync has ended");
+                Ok(followed.equals(&old).is_ok())
+            })?;
+        }
+        ensure!(followed.is_loading()?, "the load was not held");
+        drop(holder);
+        followed.psql("DELETE FROM late WHERE id = 2; INSERT INTO ticks DEFAULT VALUES")?;
+        followed.caught_up(&mut going)?;
+        followed.equals(&all)?;
+        followed.psql(
+            "UPDATE late SET id = 3 WHERE id = 1; INSERT INTO ticks DEFAULT VALUES;
+             UPDATE keyed SET v = 8 WHERE n = 5",
+        )?;
+        let outcome = end(going)?;
+        followed.equals(&all)?;
+        assert_eq!(Followed::how(&outcome, "public.keyed")?, "followed");
+        for joined in ["public.ticks", "public.late"] {
+            assert_eq!(Followed::how(&outcome, joined)?, "loaded");
+        }
         let after = followed.sync_equals(&all)?;
         assert_eq!(Followed::how(&after, "public.late")?, "followed");
     }

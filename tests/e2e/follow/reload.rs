@@ -115,23 +115,11 @@ fn a_sync_that_goes_on_follows_columns_without_another_discover() -> Result<()> 
 fn the_others_are_followed_while_a_table_is_loaded() -> Result<()> {
     for into in [Into::Parquet, Into::Iceberg] {
         let followed = Followed::new(into, "reload_beside", SQL)?;
-        followed
-            .project
-            .edit("source.json", |source| source["lock_timeout_ms"] = 300_000.into())?;
-        let mut going = followed.go_on()?;
+        let mut going = followed.go_on_patiently()?;
         followed.caught_up(&mut going)?;
-        // A load's snapshot waits for every transaction that writes.
-        let database = followed.project.database();
-        let holder = database.psql_background(
-            "BEGIN; SELECT pg_current_xact_id(); SELECT pg_sleep(600) /* holds the load */",
-        )?;
-        let holds = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
-                     AND query LIKE '%holds the load%' AND backend_xid IS NOT NULL";
-        poll("a transaction is open", || Ok(database.psql(holds)? == "1"))?;
+        let holder = followed.hold_loads()?;
         followed.psql("VACUUM FULL t; UPDATE t SET v = 'late' WHERE id = 3")?;
-        let loads = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
-                     AND application_name LIKE 'tidewater load%'";
-        poll("the load has begun", || Ok(database.psql(loads)? != "0"))?;
+        poll("the load has begun", || followed.is_loading())?;
         for _ in 0..2 {
             followed
                 .psql("UPDATE other SET v = v || '.' WHERE id < 9; UPDATE t SET v = v || 'b'")?;
@@ -140,7 +128,7 @@ fn the_others_are_followed_while_a_table_is_loaded() -> Result<()> {
                 Ok(followed.equals(&["public.other"]).is_ok())
             })?;
         }
-        ensure!(database.psql(loads)? != "0", "the load was not held");
+        ensure!(followed.is_loading()?, "the load was not held");
         drop(holder);
         followed.caught_up(&mut going)?;
         followed.equals(&STREAMS)?;
@@ -148,6 +136,38 @@ fn the_others_are_followed_while_a_table_is_loaded() -> Result<()> {
         let outcome = end(going)?;
         followed.equals(&STREAMS)?;
         assert_eq!(Followed::how(&outcome, "public.t")?, "loaded");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_sync_that_is_to_end_completes_the_others_and_gives_up_the_load() -> Result<()> {
+    for into in [Into::Parquet, Into::Iceberg] {
+        let followed = Followed::new(into, "reload_given_up", SQL)?;
+        let mut going = followed.go_on_patiently()?;
+        followed.caught_up(&mut going)?;
+        let holder = followed.hold_loads()?;
+        followed.psql("VACUUM FULL t; UPDATE t SET v = 'late' WHERE id = 3")?;
+        poll("the load has begun", || followed.is_loading())?;
+        followed
+            .psql("UPDATE other SET v = v || '.' WHERE id < 9; DELETE FROM other WHERE id = 9")?;
+        let end = followed.psql("SELECT pg_current_wal_flush_lsn()")?;
+        let outcome = tests::going::end(going)?;
+        followed.equals(&["public.other"])?;
+        ensure!(followed.is_confirmed(&end)?, "what was followed is not acknowledged");
+        let told = &outcome.stderr;
+        ensure!(told.contains("warning: public.t: its load is given up"), "{told}");
+        let summary: serde_json::Value = serde_json::from_str(outcome.stdout.trim())?;
+        assert_eq!(
+            (&summary["status"], &summary["given_up"]),
+            (&json!("INCOMPLETE"), &json!(["public.t"]))
+        );
+        ensure!(!followed.is_loading()?, "the load goes on");
+        drop(holder);
+        followed.psql("UPDATE other SET v = v || '.' WHERE id < 5; UPDATE t SET v = v || 'b'")?;
+        let outcome = followed.sync_equals(&STREAMS)?;
+        assert_eq!(Followed::how(&outcome, "public.t")?, "loaded");
+        assert_eq!(Followed::how(&outcome, "public.other")?, "followed");
     }
     Ok(())
 }

@@ -33,8 +33,8 @@ pub(super) struct World {
     pub(super) reads: Vec<(String, String, u32)>,
     /// Faults that reading a chunk meets first, the last one first.
     pub(super) read_faults: HashMap<(String, u32), Vec<Fault>>,
-    /// Tables whose chunks wait.
-    pub(super) held: HashSet<String>,
+    /// Chunks of tables that wait.
+    pub(super) held: HashSet<(String, u32)>,
     /// After so many reads the sync is interrupted.
     pub(super) interrupt: Option<(usize, CancellationToken)>,
     /// Manifests on disk.
@@ -148,7 +148,8 @@ impl Source for Fake {
         request: Request<ReadChunkRequest>,
     ) -> Result<Response<Self::ReadChunkStream>, Status> {
         let request = request.into_inner();
-        while self.world().held.contains(&request.name) {
+        let chunk = (request.name.clone(), request.chunk_id);
+        while self.world().held.contains(&chunk) {
             tokio::time::sleep(std::time::Duration::from_millis(1)).await;
         }
         let mut world = self.world();
