@@ -12,6 +12,7 @@ use crate::state::keeper::StateKeeper;
 use crate::state::{Bounds, LiveLoad, SavedLoad};
 use crate::sync::capture::Capture;
 use crate::sync::resume::{self, Action};
+use crate::sync::trouble::Trouble;
 use crate::sync::{Context, Stop, TableRun, incremental};
 
 /// How long a source service may take to close a load before it is left to
@@ -24,6 +25,8 @@ pub struct OpenLoad {
     pub live: LiveLoad,
     /// The tables to read, each with its index in the run.
     pub tables: Vec<(usize, LoadTable)>,
+    /// Those that cannot be read.
+    pub troubles: Vec<(usize, Trouble)>,
 }
 
 /// Opens a load for every table that has to be read.
@@ -101,6 +104,7 @@ async fn request(
         resume_load_id,
         slot: slot.map(|method| method.replication_slot.clone()).unwrap_or_default(),
         publication: capture.filter(|_| handed_off).map(|capture| capture.publication.clone()),
+        spare_others: true,
     };
     let mut source = context.source.clone();
     let answer = context.cancellable(source.open_load(request)).await?;
@@ -122,7 +126,9 @@ fn checked(
             let stream = &tables[at].stream;
             plan.namespace == stream.namespace
                 && plan.name == stream.name
-                && (tables[at].reached.is_some() || !plan.chunks.is_empty())
+                && (tables[at].reached.is_some()
+                    || !plan.chunks.is_empty()
+                    || plan.trouble.is_some())
         });
     if !matches || answer.load_id.is_empty() {
         return Err(Fault::new(
@@ -137,7 +143,14 @@ fn checked(
         consistent_point: answer.consistent_point,
         streams: wanted.iter().map(|&at| tables[at].id.clone()).collect(),
     };
-    Ok(OpenLoad { live, tables: wanted.iter().copied().zip(answer.tables).collect() })
+    let (mut read, mut troubles) = (Vec::new(), Vec::new());
+    for (at, plan) in wanted.iter().copied().zip(answer.tables) {
+        match &plan.trouble {
+            Some(trouble) => troubles.push((at, Trouble::told(&tables[at].id, trouble))),
+            None => read.push((at, plan)),
+        }
+    }
+    Ok(OpenLoad { live, tables: read, troubles })
 }
 
 /// Puts the load into the state: what it stages is kept from now on. What a

@@ -52,6 +52,7 @@ pub mod certificate;
 mod changes;
 mod chunk;
 mod commit;
+mod confirm;
 mod context;
 mod continuous;
 mod drain;
@@ -371,7 +372,10 @@ impl<'a> Sync<'a> {
                 None => load::open(&self.context, self.capture.as_ref(), &self.tables).await,
             };
             let drained = match load {
-                Ok(load) => self.read(&load).await,
+                Ok(load) => {
+                    self.spare_others(&load);
+                    self.read(&load).await
+                }
                 // A server that restarts took the load along and comes back.
                 Err(Stop::Failed(fault)) if reopening && fault.transient => {
                     Err(Stop::LoadGone(fault))

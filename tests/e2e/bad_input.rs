@@ -126,6 +126,34 @@ fn refusal(
     Ok(error.to_owned())
 }
 
+/// Runs the sync, which must leave some tables as they are, for what is wrong with
+/// them, and sync the others; the error names each of `named`.
+fn left_apart(project: &Project, named: &[&str]) -> Result<String> {
+    let before = visible(project)?;
+    let outcome = start(project, &[])?.wait()?;
+    let all = format!("{}{}", outcome.stdout, outcome.stderr);
+    assert_eq!(outcome.status.code(), Some(1), "tables are to be left as they are:\n{all}");
+    assert!(!all.contains("panicked"), "{all}");
+    shows_no_secret(project, &outcome, &[PASSWORD])?;
+    let summary: Value = serde_json::from_str(outcome.stdout.trim())?;
+    assert_eq!(summary["status"], "INCOMPLETE", "{all}");
+    let after = visible(project)?;
+    for problem in summary["problems"].as_array().context("problems")? {
+        let stream = problem["stream"].as_str().context("a stream")?;
+        let (namespace, name) = stream.split_once('.').context("schema.table")?;
+        let table = project.table(namespace, name);
+        let of = |files: &BTreeMap<PathBuf, Vec<u8>>| {
+            files.keys().filter(|path| path.starts_with(&table)).cloned().collect::<Vec<_>>()
+        };
+        assert_eq!(of(&before), of(&after), "{stream} is something else:\n{all}");
+    }
+    let (_, error) = all.split_once("error: ").context("an error")?;
+    for part in named.iter().chain(&["\n    → "]) {
+        assert!(error.contains(part), "{part:?} is not named:\n{error}");
+    }
+    Ok(error.to_owned())
+}
+
 /// Every file that a reader's `*.parquet` matches, with its bytes.
 fn visible(project: &Project) -> Result<BTreeMap<PathBuf, Vec<u8>>> {
     let mut found = BTreeMap::new();

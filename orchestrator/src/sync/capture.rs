@@ -55,7 +55,10 @@ impl Sync<'_> {
         };
         let streams = captured.iter().map(|&at| self.tables[at].stream.load.clone()).collect();
         let heartbeat = self.heart_beats(method);
-        let answer = open(&self.context, method, streams, heartbeat).await?;
+        let answer = match open(&self.context, method, streams, heartbeat).await {
+            Err(Stop::Failed(fault)) if self.spare_uncaptured(&fault, &captured) => return Ok(()),
+            answer => answer?,
+        };
         let (capture, tables) = checked(answer, method, captured.len())?;
         let seen = captured.iter().zip(&tables).map(|(&at, seen)| (&self.tables[at].stream, seen));
         changes::demand_whole_rows(seen)?;

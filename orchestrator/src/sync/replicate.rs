@@ -27,18 +27,16 @@ use proto::Fault;
 use proto::lsn::Lsn;
 use proto::v1::replicate_response::Event;
 use proto::v1::{
-    ConfirmRequest, ErrorCode, IntervalStaged, ReplicateRequest, ReplicateTable, StagedTable,
-    TableLost, TableShape,
+    ErrorCode, IntervalStaged, ReplicateRequest, ReplicateTable, StagedTable, TableLost, TableShape,
 };
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{Instrument, info_span};
 use uuid::Uuid;
 
-use super::beside::Hold;
 use super::capture::Capture;
 use super::changes::{self, Staged};
 use super::commit;
-use super::lag::{HeldWal, WARN_AGAIN};
+use super::lag::WARN_AGAIN;
 use super::retry::Retry;
 use super::{Stop, Sync, log, settings};
 use crate::state::Run;
@@ -371,56 +369,11 @@ impl Sync<'_> {
         call.tables.values().all(|&index| self.tables[index].trouble.is_some())
     }
 
-    /// Lets the slot go to where everything is certified, when nothing holds it any
-    /// more.
-    pub(super) async fn release(&mut self) -> Result<(), Stop> {
-        let Some(capture) = self.capture.clone() else { return Ok(()) };
-        let Some(to) = self.keeper.state().reached_in(&capture.log.origin) else { return Ok(()) };
-        match self.held_at().map_or(to, |hold| hold.min(to)) > capture.log.confirmed {
-            true => self.move_slot(&capture, to).await,
-            false => Ok(()),
-        }
-    }
-
     /// Everything up to `to` is committed.
     async fn confirm(&mut self, capture: &Capture, call: &mut Call, to: Lsn) -> Result<(), Stop> {
         self.move_slot(capture, to).await?;
         call.confirmed = to;
         Ok(())
-    }
-
-    async fn move_slot(&mut self, capture: &Capture, to: Lsn) -> Result<(), Stop> {
-        self.keeper.change().certify(&capture.at(to));
-        self.keeper.save().await?;
-        self.certify(capture).await?;
-        let hold = self.held_at().filter(|hold| *hold < to);
-        let request = ConfirmRequest {
-            config: Some(self.context.source_config.clone()),
-            slot: capture.slot().to_owned(),
-            lsn: to.to_string(),
-            hold: hold.map(|hold| hold.to_string()).unwrap_or_default(),
-        };
-        let mut source = self.context.source.clone();
-        let answer = self.context.cancellable(source.confirm(request)).await?;
-        let answer = answer
-            .map_err(|status| Fault::from(status).context("moving the replication slot"))?
-            .into_inner();
-        let held = HeldWal {
-            retained_bytes: answer.retained_wal_bytes,
-            safe_bytes: answer.safe_wal_bytes,
-        };
-        let log_end = end(&answer.end)?;
-        self.context.progress.confirmed(|lag| lag.hold(log_end, held));
-        if let Some(capture) = &mut self.capture {
-            capture.log.confirmed = hold.unwrap_or(to);
-        }
-        Ok(())
-    }
-
-    /// Where the slot waits for a load, or for a log in trouble.
-    fn held_at(&self) -> Option<Lsn> {
-        let logs = self.tables.iter().filter_map(|table| table.holds);
-        logs.chain(self.hold.as_ref().map(Hold::at)).min()
     }
 
     /// What only time changes; warns of a lag that is more than the user wants.
@@ -501,7 +454,7 @@ impl Call {
     }
 }
 
-fn end(text: &str) -> Result<Lsn, Fault> {
+pub(super) fn end(text: &str) -> Result<Lsn, Fault> {
     text.parse().map_err(|error| {
         Fault::new(ErrorCode::Internal, format!("source-svc says where an interval ends: {error}"))
     })

@@ -10,6 +10,7 @@ use super::*;
 mod capture;
 mod continuous;
 mod fake;
+mod trouble;
 
 use fake::Bench;
 

@@ -1,5 +1,5 @@
-//! Streams in trouble: a captured table that was dropped or renamed, may not be
-//! read any more, or was taken out of the publication; a log with a hole.
+//! Streams in trouble: a table that was dropped or renamed, may not be read any more,
+//! or was taken out of the publication; a log with a hole.
 //!
 //! ```text
 //! OpenCapture or the log says so ─► set apart ─► the others go on ─► the slot moves ─► exit code 1
@@ -17,7 +17,8 @@
 //! waits where the log is, and the others skip what they read again; that is said, and
 //! how to give the log up.
 //!
-//! Where no stream is left that could be followed, the slot stays where it is.
+//! Where no stream is left that could be followed, the slot stays where it is. A table
+//! that is read without being followed keeps what it has until it can be read again.
 
 use std::fmt::Write;
 
@@ -27,7 +28,7 @@ use serde::Serialize;
 
 use super::position::Position;
 use super::{Stop, Sync, TableRun, log};
-use crate::load;
+use crate::load::{self, OpenLoad};
 use crate::state::State;
 
 /// What is wrong with one stream, for its user.
@@ -68,13 +69,21 @@ impl Trouble {
     }
 }
 
+/// Whether it may be of single tables as they are at the source, and does not pass.
+fn is_of_tables(fault: &Fault) -> bool {
+    use ErrorCode::{NotFound, Permission, SchemaChanged};
+    matches!(fault.code, SchemaChanged | Permission | NotFound)
+}
+
 /// Why a sync that has done all else has failed; `None`: it has not.
 pub fn verdict(troubles: &[Trouble], streams: usize) -> Option<Fault> {
     if troubles.is_empty() {
         return None;
     }
-    let mut message =
-        format!("{} of {streams} streams stay as they are; the others are synced", troubles.len());
+    let mut message = match troubles.len() {
+        all if all == streams => "no stream is synced".to_owned(),
+        some => format!("{some} of {streams} streams stay as they are; the others are synced"),
+    };
     for Trouble { stream, what, to_do } in troubles {
         let _ = write!(message, "\n  - {stream}: {what}");
         if !to_do.is_empty() {
@@ -120,17 +129,68 @@ impl Sync<'_> {
         held.map(|table| table.id.clone()).collect()
     }
 
+    /// Leaves the tables as they are that a load cannot read.
+    pub(super) fn spare_others(&mut self, load: &OpenLoad) {
+        for (index, trouble) in &load.troubles {
+            self.set_apart(*index, trouble.clone());
+        }
+    }
+
     /// Whether a load has failed for what is wrong with single tables of it: they
     /// are set apart, and the others can be loaded.
     pub(super) async fn is_of_single_tables(&mut self, fault: &Fault) -> Result<bool, Stop> {
-        use ErrorCode::{InvalidConfig, NotFound, Permission, SchemaChanged};
-        if !matches!(fault.code, SchemaChanged | Permission | NotFound | InvalidConfig) {
+        if !is_of_tables(fault) && fault.code != ErrorCode::InvalidConfig {
             return Ok(false);
         }
         let left = |sync: &Self| sync.tables.iter().filter(|table| load::is_left(table)).count();
         let before = left(self);
         self.look_again().await?;
+        if left(self) < before || self.tables.iter().all(TableRun::is_captured) {
+            return Ok(left(self) < before);
+        }
+        // Of the others another load tells.
+        match load::open(&self.context, self.capture.as_ref(), &self.tables).await {
+            Ok(load) => {
+                self.spare_others(&load);
+                load::close(&self.context, &load.live.id).await;
+            }
+            // Of all that are left; there may be others that are complete, or followed.
+            Err(Stop::Failed(fault)) if is_of_tables(&fault) && self.has_others() => {
+                for index in 0..self.tables.len() {
+                    if load::is_left(&self.tables[index]) {
+                        let trouble = Trouble::of(&self.tables[index].id, fault.clone());
+                        self.set_apart(index, trouble);
+                    }
+                }
+            }
+            Err(_) => {}
+        }
         Ok(left(self) < before)
+    }
+
+    /// Whether there are tables that nothing is wrong with, and that are not to be
+    /// loaded.
+    fn has_others(&self) -> bool {
+        let others = |table: &TableRun| table.trouble.is_none() && !load::is_left(table);
+        self.tables.iter().any(others)
+    }
+
+    /// Change capture cannot be opened, for what is wrong with all of its tables: they
+    /// stay as they are, if there are others to sync. `captured`: their indices.
+    pub(super) fn spare_uncaptured(&mut self, fault: &Fault, captured: &[usize]) -> bool {
+        let others = captured.len() < self.tables.len() && self.context.continuous.is_none();
+        if !others || !is_of_tables(fault) {
+            return false;
+        }
+        self.context.progress.note_once(&format!(
+            "warning: what is followed stays as it is, and the others are synced: {fault}"
+        ));
+        for &index in captured {
+            let table = &mut self.tables[index];
+            // Nothing moves the slot: it is followed from there when that is put right.
+            table.trouble = Some(Trouble::of(&table.id, fault.clone()));
+        }
+        true
     }
 }
 
@@ -155,6 +215,8 @@ mod tests {
             to_do: to_do.into(),
         };
         let troubles = [trouble("public.a", "run discover"), trouble("public.b", "")];
+        let told = verdict(&troubles, 2).unwrap().to_string();
+        assert!(told.starts_with("no stream is synced\n  - public.a: it is gone"), "{told}");
         let told = verdict(&troubles, 3).unwrap().to_string();
         assert_eq!(
             told,

@@ -81,25 +81,26 @@ impl Selected {
     /// What is wrong with a table, as it travels. `publications`: as they are.
     pub fn trouble(&self, key: &Key, publications: &Publications) -> Option<v1::TableTrouble> {
         let error = self.troubles.get(key)?;
-        Some(match error {
-            SourceError::SchemaChanged(changes) => v1::TableTrouble {
-                what: changes.join("; "),
-                remedy: "take it out of selected_streams, or run discover with --streams to bring \
-                         streams.json up to date, then sync"
-                    .to_owned(),
-                recoverable: false,
-            },
-            error => {
-                let fault = error.to_fault();
-                let passes = matches!(error, SourceError::Permission { .. });
-                v1::TableTrouble {
-                    what: fault.message,
-                    remedy: fault.remedy,
-                    recoverable: passes && publications.cover(key),
-                }
-            }
-        })
+        let passes = matches!(error, SourceError::Permission { .. });
+        Some(v1::TableTrouble { recoverable: passes && publications.cover(key), ..told(error) })
     }
+}
+
+/// What is wrong with one table, as it travels.
+pub fn told(error: &SourceError) -> v1::TableTrouble {
+    let (what, remedy) = match error {
+        SourceError::SchemaChanged(changes) => (
+            changes.join("; "),
+            "take it out of selected_streams, or run discover with --streams to bring \
+             streams.json up to date, then sync"
+                .to_owned(),
+        ),
+        error => {
+            let fault = error.to_fault();
+            (fault.message, fault.remedy)
+        }
+    };
+    v1::TableTrouble { what, remedy, recoverable: false }
 }
 
 #[cfg(test)]

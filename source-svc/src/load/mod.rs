@@ -33,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use copy::{ChunkJob, Progress};
 
+use crate::capture::selected;
 use crate::config::Config;
 use crate::connect::Session;
 use crate::error::SourceError;
@@ -206,10 +207,7 @@ impl Load {
         }
         let keeper = Session::open(&config, "tidewater load keeper").await?;
         let database = identity::database(&keeper).await?;
-        let publication = request.publication.as_deref();
-        let streams = &request.streams;
-        let snapshot =
-            snapshot::take(&keeper, streams, &config, &request.slot, publication).await?;
+        let snapshot = snapshot::take(&keeper, request, &config).await?;
         let plans = try_join_all(
             snapshot
                 .streams
@@ -230,7 +228,16 @@ impl Load {
             ));
         }
         let mut tables = Vec::with_capacity(plans.len());
-        for (stream, plan) in snapshot.streams.into_iter().zip(plans) {
+        let mut planned = snapshot.streams.into_iter().zip(plans);
+        for v1::LoadStream { namespace, name, .. } in &request.streams {
+            let key = (namespace.clone(), name.clone());
+            if let Some(error) = snapshot.apart.get(&key) {
+                let ((namespace, name), trouble) = (key, Some(selected::told(error)));
+                let table = v1::LoadTable { namespace, name, trouble, ..Default::default() };
+                response.tables.push(table);
+                continue;
+            }
+            let Some((stream, plan)) = planned.next() else { break };
             let relation = &stream.relation;
             let shape = snapshot.shapes.get(&(relation.namespace.clone(), relation.name.clone()));
             // Whether partitions that go are kept, the next Replicate knows.
@@ -391,5 +398,6 @@ fn load_table(stream: &Stream, plan: &plan::Plan) -> Result<v1::LoadTable, Sourc
         shape: String::new(),
         mark: mark.unwrap_or_default(),
         cursor: cursor.unwrap_or_default(),
+        trouble: None,
     })
 }

@@ -42,8 +42,10 @@ pub struct Snapshot {
     pub name: String,
     /// WAL position at or before the snapshot; by hand-off, the snapshot's.
     pub consistent_point: Lsn,
-    /// One for each requested stream, in its order.
+    /// In the order of the request.
     pub streams: Vec<Stream>,
+    /// The requested streams that cannot be read, by namespace and name.
+    pub apart: HashMap<(String, String), SourceError>,
     /// By hand-off, those of the streams' relations, by namespace and name.
     pub shapes: HashMap<(String, String), Shape>,
 }
@@ -56,15 +58,13 @@ struct Target {
 }
 
 /// Takes a snapshot on `keeper`, whose transaction holds it from then on.
-/// `slot`: the one that is handed off to; empty: none. `publication`: what the
-/// tables' changes come through, if it is known.
 pub async fn take(
     keeper: &Session,
-    requests: &[v1::LoadStream],
+    request: &v1::OpenLoadRequest,
     config: &Config,
-    slot: &str,
-    publication: Option<&str>,
 ) -> Result<Snapshot, SourceError> {
+    let (requests, slot) = (request.streams.as_slice(), request.slot.as_str());
+    let publication = request.publication.as_deref();
     let publications = publication.map(|publication| Names::new(publication, slot)).transpose()?;
     let names = publications.as_ref().map(|names| names.both().to_vec()).unwrap_or_default();
     for attempt in 1..=ATTEMPTS {
@@ -80,7 +80,8 @@ pub async fn take(
         };
         let locks = Locks { keeper, lock_timeout: config.lock_timeout };
         locks.tables(requests, &targets).await?;
-        let mut streams = streams(keeper, requests, &config.username).await?;
+        let (mut streams, apart) =
+            streams(keeper, requests, &config.username, request.spare_others).await?;
         if let Some(publications) = &publications {
             leave_out_unsent(keeper, publications, requests, &mut streams).await?;
         }
@@ -92,7 +93,8 @@ pub async fn take(
                 .query_one("SELECT pg_export_snapshot()", &[])
                 .await
                 .map_err(SourceError::postgres(doing))?;
-            return Ok(Snapshot { name: row.get(0), consistent_point, streams, shapes });
+            let name = row.get(0);
+            return Ok(Snapshot { name, consistent_point, streams, apart, shapes });
         }
         let moved = moved.join(", ");
         tracing::warn!(attempt, moved, "tables were rewritten while the snapshot was taken");
@@ -270,21 +272,31 @@ async fn blockers(
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
-/// The relations as the snapshot has them, each held against its request; all
-/// faults of all tables at once.
+/// The relations as the snapshot has them, each held against its request, and, with
+/// `spare_others`, those that cannot be read; else, where there are no others, and of
+/// wrong requests, all faults of all tables at once.
 async fn streams(
     keeper: &Session,
     requests: &[v1::LoadStream],
     role: &str,
-) -> Result<Vec<Stream>, SourceError> {
-    let mut faults = Faults::default();
-    let mut streams = Vec::with_capacity(requests.len());
+    spare_others: bool,
+) -> Result<(Vec<Stream>, HashMap<(String, String), SourceError>), SourceError> {
+    let (mut all, mut wrong) = (Faults::default(), Faults::default());
+    let (mut streams, mut apart) = (Vec::with_capacity(requests.len()), HashMap::new());
     for request in requests {
         let found = relation::find(keeper, &request.namespace, &request.name).await?;
+        let mut faults = Faults::default();
         streams.extend(Stream::new(request, found, &mut faults));
+        all.extend(faults.clone());
+        wrong.config.append(&mut faults.config);
+        let key = (request.namespace.clone(), request.name.clone());
+        apart.extend(faults.into_result(role).err().map(|why| (key, why)));
     }
-    faults.into_result(role)?;
-    Ok(streams)
+    if !spare_others || streams.is_empty() {
+        all.into_result(role)?;
+    }
+    wrong.into_result(role)?;
+    Ok((streams, apart))
 }
 
 /// Of streams that are followed, takes out the generated columns that no publication
@@ -295,8 +307,13 @@ async fn leave_out_unsent(
     requests: &[v1::LoadStream],
     streams: &mut [Stream],
 ) -> Result<(), SourceError> {
-    let followed = streams.iter_mut().zip(requests).filter(|(_, request)| request.followed);
-    let mut followed: Vec<&mut Stream> = followed.map(|(stream, _)| stream).collect();
+    let is_followed = |stream: &Stream| {
+        let RelationInfo { namespace, name, .. } = &stream.relation;
+        let same = |of: &&v1::LoadStream| of.namespace == *namespace && of.name == *name;
+        requests.iter().find(same).is_some_and(|request| request.followed)
+    };
+    let mut followed: Vec<&mut Stream> =
+        streams.iter_mut().filter(|stream| is_followed(stream)).collect();
     let oids: Vec<u32> = followed.iter().map(|stream| stream.relation.oid).collect();
     let query = "SELECT attrelid, attnum, attgenerated = 's' FROM pg_catalog.pg_attribute \
          WHERE attrelid = ANY ($1) AND attgenerated <> '' AND NOT attisdropped";

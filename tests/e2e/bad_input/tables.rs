@@ -2,10 +2,11 @@
 
 use anyhow::Result;
 use serde_json::{Value, json};
+use tests::increments;
 use tests::run::Project;
 use tests::verify;
 
-use super::{ORDERS, refused, refused_by, synced};
+use super::{ORDERS, left_apart, refused, refused_by, synced};
 
 /// Makes a role with a password that may use the schema, and has the project
 /// log in as it.
@@ -36,8 +37,13 @@ fn every_table_that_the_role_may_not_read_is_named_with_the_grant() -> Result<()
         "GRANT SELECT ON open, shut.away TO \"{role}\"; GRANT SELECT (id) ON partly TO \"{role}\";"
     ))?;
     let named = [&role, "closed", "partly", "salary", "away", "GRANT SELECT", "USAGE"];
-    let error = refused(&project, &named)?;
+    project.database().psql("INSERT INTO open VALUES (2)")?;
+    let error = left_apart(&project, &named)?;
     assert!(!error.contains("open"), "the readable table is not to blame: {error}");
+    verify::same_as_source(&project, &["public.open"])?;
+    // Where it may read none of them, nothing is done.
+    project.database().psql(&format!("REVOKE SELECT ON open FROM \"{role}\""))?;
+    refused(&project, &named)?;
     Ok(())
 }
 
@@ -52,7 +58,8 @@ fn row_security_that_hides_rows_is_an_error_and_not_a_smaller_table() -> Result<
     )?;
     let role = log_in_as_reader(&project)?;
     project.database().psql(&format!("GRANT SELECT ON guarded, free TO \"{role}\""))?;
-    refused(&project, &["public.guarded", "row-level security", &role, "BYPASSRLS"])?;
+    left_apart(&project, &["public.guarded", "row-level security", &role, "BYPASSRLS"])?;
+    verify::same_as_source(&project, &["public.free"])?;
     project.database().psql(&format!("ALTER ROLE \"{role}\" BYPASSRLS"))?;
     project.sync()?;
     Ok(())
@@ -71,7 +78,8 @@ fn everything_that_changed_since_discover_is_named_at_once() -> Result<()> {
     project.database().psql(
         "DROP TABLE dropped; ALTER TABLE renamed RENAME TO other;
          ALTER TABLE lost_a_column DROP COLUMN gone;
-         ALTER TABLE retyped ALTER n TYPE text, ALTER m TYPE bigint;",
+         ALTER TABLE retyped ALTER n TYPE text, ALTER m TYPE bigint;
+         INSERT INTO same VALUES (2);",
     )?;
     let named = [
         "public.dropped",
@@ -85,14 +93,48 @@ fn everything_that_changed_since_discover_is_named_at_once() -> Result<()> {
         "string",
         "discover",
     ];
-    let error = refused(&project, &named)?;
+    let error = left_apart(&project, &named)?;
     assert!(!error.contains("public.same"), "the unchanged table is not to blame: {error}");
+    verify::same_as_source(&project, &["public.same"])?;
 
     // What the error says to do is enough.
     let again = ["discover", "--config", "source.json", "--streams", "streams.json"];
     project.run(&again)?.succeeded()?;
     project.sync()?;
     verify::equals_source(&project, &["public.lost_a_column", "public.retyped", "public.same"])
+}
+
+#[test]
+fn an_incremental_table_that_is_gone_does_not_hold_up_the_others() -> Result<()> {
+    let project = synced(
+        "gone",
+        "CREATE TABLE gone (id int PRIMARY KEY); CREATE TABLE grows (id int PRIMARY KEY);
+         CREATE TABLE same (id int PRIMARY KEY); INSERT INTO gone VALUES (1);
+         INSERT INTO grows VALUES (1); INSERT INTO same VALUES (1)",
+    )?;
+    project.edit("streams.json", |catalog| {
+        for entry in catalog["streams"].as_array_mut().into_iter().flatten() {
+            if entry["stream"]["name"] != "same" {
+                entry["stream"]["sync_mode"] = "incremental".into();
+                entry["stream"]["cursor_field"] = "id".into();
+            }
+        }
+    })?;
+    project.sync()?;
+    project.database().psql("ALTER TABLE gone RENAME TO away")?;
+    for id in 2..4 {
+        project.database().psql(&format!(
+            "INSERT INTO away VALUES ({id}); INSERT INTO grows VALUES ({id});
+             INSERT INTO same VALUES ({id})"
+        ))?;
+        left_apart(&project, &["public.gone no longer exists", "run discover"])?;
+        increments::equals_source(&project, &["public.grows"])?;
+        verify::same_as_source(&project, &["public.same"])?;
+    }
+    project.database().psql("ALTER TABLE away RENAME TO gone")?;
+    project.sync()?;
+    increments::equals_source(&project, &["public.gone", "public.grows"])?;
+    verify::same_as_source(&project, &["public.same"])
 }
 
 #[test]

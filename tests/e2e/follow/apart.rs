@@ -200,6 +200,40 @@ fn a_sync_that_goes_on_passes_a_table_in_trouble_by_and_says_so_once() -> Result
 }
 
 #[test]
+fn followed_tables_and_those_that_are_only_read_do_not_hold_up_each_other() -> Result<()> {
+    let followed = of_reader(Into::Iceberg, "apart_read")?;
+    followed.project.edit("streams.json", |catalog| {
+        for entry in catalog["streams"].as_array_mut().into_iter().flatten() {
+            if entry["stream"]["name"] == "t" {
+                entry["stream"]["sync_mode"] = "full_refresh".into();
+            }
+        }
+    })?;
+    followed.sync_equals(&STREAMS)?;
+    for (trouble, remedy, what, _) in TROUBLES.into_iter().skip(1).take(2) {
+        as_reader(&followed, trouble)?;
+        change(&followed, "other")?;
+        others_only(&followed, &[what])?;
+        as_reader(&followed, remedy)?;
+        let outcome = followed.sync_equals(&STREAMS)?;
+        assert_eq!(Followed::how(&outcome, "public.other")?, "followed");
+    }
+    // The only one that is followed may not be read; it is followed on afterwards.
+    as_reader(&followed, "REVOKE SELECT ON other FROM reader")?;
+    for _ in 0..2 {
+        change(&followed, "other")?;
+        change(&followed, "t")?;
+        let told = followed.project.run(&Project::SYNC)?.failed()?;
+        ensure!(told.contains("may not read public.other"), "{told}");
+        followed.equals(&["public.t"])?;
+    }
+    as_reader(&followed, "GRANT SELECT ON other TO reader")?;
+    let outcome = followed.sync_equals(&STREAMS)?;
+    assert_eq!(Followed::how(&outcome, "public.other")?, "followed");
+    Ok(())
+}
+
+#[test]
 fn a_log_that_was_not_published_for_a_while_has_a_hole_and_holds_no_other() -> Result<()> {
     let followed = Followed::new(Into::Parquet, "apart_log", SQL)?;
     followed.project.edit("streams.json", |catalog| {

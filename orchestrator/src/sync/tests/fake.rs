@@ -71,7 +71,7 @@ impl Source for Fake {
         &self,
         request: Request<OpenCaptureRequest>,
     ) -> Result<Response<OpenCaptureResponse>, Status> {
-        self.world().call(|world| Ok(world.open_capture(request.into_inner())))
+        self.world().call(|world| world.open_capture(request.into_inner()))
     }
 
     async fn replicate(
@@ -109,6 +109,7 @@ impl Source for Fake {
         let request = request.into_inner();
         let mut world = self.world();
         world.fail_before()?;
+        assert!(request.spare_others);
         if !request.resume_load_id.is_empty() {
             let gone = Fault::new(ErrorCode::LoadGone, "no such load");
             let load = world.live.get(&request.resume_load_id).cloned();
@@ -116,10 +117,15 @@ impl Source for Fake {
         }
         world.opened += 1;
         let load_id = format!("L{}", world.opened);
+        let chunks = |name: &String| match world.log.trouble(name) {
+            Some(_) => 0,
+            None => world.tables[name],
+        };
         let plan = |stream: &LoadStream| LoadTable {
             namespace: stream.namespace.clone(),
             name: stream.name.clone(),
-            chunks: (0..world.tables[&stream.name])
+            trouble: world.log.trouble(&stream.name),
+            chunks: (0..chunks(&stream.name))
                 .map(|id| Chunk {
                     id,
                     min: format!("'({id},0)'"),
@@ -139,6 +145,9 @@ impl Source for Fake {
             tables: request.streams.iter().map(plan).collect(),
             notices: vec![],
         };
+        if answer.tables.iter().all(|table| table.trouble.is_some()) {
+            return Err(Fault::new(ErrorCode::SchemaChanged, "all are gone").into());
+        }
         world.live.insert(load_id, answer.clone());
         world.answer(answer)
     }
@@ -164,8 +173,12 @@ impl Source for Fake {
         }
         let key = (request.name.clone(), request.chunk_id);
         if let Some(fault) = world.read_faults.get_mut(&key).and_then(Vec::pop) {
-            if fault.code == ErrorCode::LoadGone {
-                world.live.clear();
+            match fault.code {
+                ErrorCode::LoadGone => world.live.clear(),
+                ErrorCode::Permission => {
+                    world.log.revoked.insert(request.name);
+                }
+                _ => {}
             }
             return Err(fault.into());
         }
