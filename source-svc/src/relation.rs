@@ -173,7 +173,7 @@ async fn read(
 ) -> Result<Vec<RelationInfo>, SourceError> {
     // pg_partition_tree() sees only what a root has at the moment, which is
     // enough for an estimate. The privilege functions answer NULL for what was
-    // dropped in the meantime.
+    // dropped in the meantime: it is not there.
     let query = format!(
         "SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.relispopulated, \
          CASE c.relkind WHEN 'v' THEN -1 WHEN 'p' THEN \
@@ -183,7 +183,7 @@ async fn read(
             JOIN pg_catalog.pg_class l ON l.oid = t.relid WHERE t.isleaf) \
          ELSE c.reltuples END::int8, \
          COALESCE(pg_catalog.has_schema_privilege(n.oid, 'USAGE'), false), \
-         COALESCE(pg_catalog.has_table_privilege(c.oid, 'SELECT'), false), \
+         pg_catalog.has_table_privilege(c.oid, 'SELECT'), \
          c.relrowsecurity AND pg_catalog.row_security_active(c.oid) \
          FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
          WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND {which} \
@@ -193,13 +193,15 @@ async fn read(
     let oids: Vec<u32> = rows.iter().map(|row| row.get(0)).collect();
     let mut columns = read_columns(client, &oids).await?;
     let mut keys = read_primary_keys(client, &oids).await?;
-    let relations = rows.iter().map(|row| {
+    let relations = rows.iter().filter_map(|row| {
         let oid: u32 = row.get(0);
         let parts = columns.remove(&oid).unwrap_or_default();
-        let (schema_usable, table_granted): (bool, bool) = (row.get(6), row.get(7));
+        let schema_usable: bool = row.get(6);
+        let is_dropped = parts.some_dropped && parts.columns.is_empty();
+        let table_granted = row.get::<_, Option<bool>>(7).filter(|_| !is_dropped)?;
         // A relation without columns has only the grant on itself to go by.
         let granted = parts.unreadable.is_empty() && (table_granted || !parts.columns.is_empty());
-        RelationInfo {
+        Some(RelationInfo {
             oid,
             namespace: row.get(1),
             name: row.get(2),
@@ -213,7 +215,7 @@ async fn read(
             unreadable_columns: parts.unreadable,
             row_security: row.get(8),
             populated: row.get(4),
-        }
+        })
     });
     Ok(relations.collect())
 }
@@ -234,6 +236,8 @@ struct Columns {
     columns: Vec<ColumnInfo>,
     cursors: Vec<String>,
     unreadable: Vec<String>,
+    /// There were more a moment ago.
+    some_dropped: bool,
 }
 
 async fn read_columns(
@@ -243,7 +247,7 @@ async fn read_columns(
     // format_type() leaves the schema out where the search path finds the type.
     let query = "SELECT a.attrelid, a.attname::text, a.attnum, a.attnotnull, \
          a.atttypid, a.atttypmod, a.attndims::int4, \
-         COALESCE(pg_catalog.has_column_privilege(a.attrelid, a.attnum, 'SELECT'), false), \
+         pg_catalog.has_column_privilege(a.attrelid, a.attnum, 'SELECT'), \
          CASE WHEN n.nspname <> 'pg_catalog' AND pg_catalog.pg_type_is_visible(e.oid) \
            THEN pg_catalog.quote_ident(n.nspname) || '.' ELSE '' END \
          || pg_catalog.format_type(a.atttypid, a.atttypmod) \
@@ -260,11 +264,15 @@ async fn read_columns(
     let mut all: HashMap<u32, Columns> = HashMap::new();
     for row in &rows {
         let columns = all.entry(row.get(0)).or_default();
+        let Some(readable) = row.get::<_, Option<bool>>(7) else {
+            columns.some_dropped = true;
+            continue;
+        };
         let (name, atttypid): (String, u32) = (row.get(1), row.get(4));
         if types.orders(atttypid) {
             columns.cursors.push(name.clone());
         }
-        if !row.get::<_, bool>(7) {
+        if !readable {
             columns.unreadable.push(name.clone());
         }
         columns.columns.push(ColumnInfo {
