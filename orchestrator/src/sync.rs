@@ -162,6 +162,11 @@ impl TableRun {
         }
     }
 
+    /// All of it is staged, and not committed.
+    fn is_staged(&self) -> bool {
+        self.action == Action::CommitStaged && self.outcome.is_none()
+    }
+
     /// What the state has of its load.
     pub fn saved<'k>(&self, keeper: &'k StateKeeper) -> Option<&'k SavedLoad> {
         keeper.state().stream(&self.stream.namespace, &self.stream.name)?.state.load.as_ref()
@@ -296,6 +301,10 @@ impl<'a> Sync<'a> {
         load: &mut Option<OpenLoad>,
         beside: &mut Option<Beside<'a>>,
     ) -> Result<(), Stop> {
+        if self.tables.iter().any(TableRun::is_staged) {
+            // What the interrupted run has left; no load beside knows of it.
+            self.drain(None).await?;
+        }
         loop {
             if beside.is_some() || load.is_none() && self.can_load_beside() {
                 if beside.is_none() {

@@ -1,5 +1,5 @@
-//! Loads beside the rounds of a sync that goes on: the others are followed while a
-//! table is loaded anew, or for the first time.
+//! Loads beside the rounds of a sync: the others are followed while a table is loaded
+//! anew, or for the first time.
 //!
 //! ```text
 //! round ─► round ─► round ─► …                      ─► round, with the table
@@ -16,6 +16,10 @@
 //! A load that is not over soon after the sync was asked to end is given up, and the
 //! others are completed. What it has staged goes when the table is prepared the next
 //! time.
+//!
+//! A sync that ends waits for the load when the others are where it is to end. Where the
+//! load could outlive it, in a source service that is not its own, it comes first
+//! instead, so that it can be continued if it is interrupted.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -92,9 +96,11 @@ impl<'a> Sync<'a> {
     /// Whether what is to be loaded can be loaded beside what is followed.
     pub(super) fn can_load_beside(&self) -> bool {
         let mut left = self.tables.iter().filter(|table| load::is_left(table)).peekable();
-        // Asked to end before anything was followed, nothing goes on beside it.
-        let continuous = self.context.continuous.as_ref();
-        let goes_on = continuous.is_some_and(|it| !it.is_ending() || it.is_following());
+        let goes_on = match &self.context.continuous {
+            // Asked to end before anything was followed, nothing goes on beside it.
+            Some(continuous) => !continuous.is_ending() || continuous.is_following(),
+            None => self.context.owns_source,
+        };
         goes_on
             && self.tables.iter().any(|table| table.is_captured() && table.goes_on())
             && left.peek().is_some()

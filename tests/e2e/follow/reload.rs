@@ -272,3 +272,39 @@ fn a_truncate_is_followed_and_a_rewrite_after_it_is_loaded() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn a_sync_that_ends_follows_the_others_while_a_table_is_loaded() -> Result<()> {
+    for into in [Into::Parquet, Into::Iceberg] {
+        let followed = Followed::new(into, "reload_bounded", SQL)?;
+        followed
+            .project
+            .edit("source.json", |source| source["lock_timeout_ms"] = 300_000.into())?;
+        followed.select(&["public.other"])?;
+        followed.sync()?;
+        followed.select(&STREAMS)?;
+        let holder = followed.hold_loads()?;
+        followed
+            .psql("UPDATE other SET v = v || '.' WHERE id < 9; DELETE FROM other WHERE id = 9")?;
+        let mut sync = followed.project.start(&Project::SYNC)?;
+        poll("the others are followed", || {
+            ensure!(!sync.ended()?, "the sync has ended");
+            Ok(followed.equals(&["public.other"]).is_ok())
+        })?;
+        poll("the load has begun", || followed.is_loading())?;
+        followed.psql("UPDATE t SET v = v || 'b'; DELETE FROM t WHERE id = 3")?;
+        let end = followed.psql("SELECT pg_current_wal_flush_lsn()")?;
+        drop(holder);
+        let outcome = sync.wait()?.succeeded()?;
+        followed.equals(&STREAMS)?;
+        assert_eq!(Followed::how(&outcome, "public.t")?, "loaded");
+        assert_eq!(Followed::how(&outcome, "public.other")?, "followed");
+        followed.psql(
+            "UPDATE t SET v = v || 'c', long = 'x' WHERE id < 7; DELETE FROM other WHERE id = 7",
+        )?;
+        let outcome = followed.sync_equals(&STREAMS)?;
+        assert_eq!(Followed::how(&outcome, "public.t")?, "followed");
+        ensure!(followed.is_confirmed(&end)?, "the slot is held");
+    }
+    Ok(())
+}

@@ -427,30 +427,33 @@ async fn tables_are_committed_together_where_the_writer_can() {
 }
 
 /// More than the scenario below makes.
-const CALLS: usize = 45;
+const CALLS: usize = 90;
 
 /// A first sync, and another in which a table is lost: every call of all
 /// services fails once, before or after it did its work, for good (as if the
 /// process had been killed) or for the moment.
 #[tokio::test]
 async fn whichever_call_fails_nothing_is_lost_or_doubled() {
-    let cases = (1..CALLS).flat_map(|call| {
-        [(false, false), (false, true), (true, false), (true, true)]
-            .map(|(after, passing)| (call, after, passing))
-    });
-    let failed = stream::iter(cases)
-        .map(|(call, after, passing)| fails_once(call, after, passing))
-        .buffer_unordered(12)
-        .filter(|failed| std::future::ready(*failed))
-        .count()
-        .await;
-    assert!((60..4 * (CALLS - 1)).contains(&failed), "{failed} calls failed");
+    for owns_source in [false, true] {
+        let cases = (1..CALLS).flat_map(|call| {
+            [(false, false), (false, true), (true, false), (true, true)]
+                .map(|(after, passing)| (call, after, passing))
+        });
+        let failed = stream::iter(cases)
+            .map(|(call, after, passing)| fails_once(call, after, passing, owns_source))
+            .buffer_unordered(24)
+            .filter(|failed| std::future::ready(*failed))
+            .count()
+            .await;
+        assert!((80..4 * (CALLS - 1)).contains(&failed), "{failed} calls failed");
+    }
 }
 
 /// Whether there was such a call.
-async fn fails_once(call: usize, after: bool, passing: bool) -> bool {
-    let what = format!("call {call}, its work done: {after}, passing: {passing}");
-    let bench = bench(&[("a", 2), ("b", 1)]).await;
+async fn fails_once(call: usize, after: bool, passing: bool, owns_source: bool) -> bool {
+    let what = format!("call {call}, its work done: {after}, passing: {passing}, {owns_source}");
+    let mut bench = bench(&[("a", 2), ("b", 1), ("c", 1)]).await;
+    bench.owns_source = owns_source;
     bench.fake.world().log.failing = Some((call, after));
     bench.fake.world().log.passing = passing;
     for untold in [false, true] {

@@ -333,6 +333,7 @@ pub(super) struct Bench {
     pub(super) streams: Vec<SelectedStream>,
     pub(super) update_method: UpdateMethod,
     pub(super) destination: Destination,
+    pub(super) owns_source: bool,
     pub(super) stop: CancellationToken,
 }
 
@@ -368,6 +369,7 @@ impl Bench {
             streams: tables.iter().map(|(name, _)| selected(name)).collect(),
             update_method: UpdateMethod { replication_slot: "slot".into(), ..Default::default() },
             destination: Destination::default(),
+            owns_source: false,
             stop,
         }
     }
@@ -389,7 +391,7 @@ impl Bench {
         let names = self.streams.iter().map(SelectedStream::id).collect();
         let context = Context {
             source: self.source.clone(),
-            owns_source: false,
+            owns_source: self.owns_source,
             source_config: &config,
             update_method: Some(&self.update_method),
             writers: &self.writers,
