@@ -2,6 +2,7 @@
 //! back by engines that are not ours.
 
 mod apart;
+mod columns;
 mod continuous;
 mod doubt;
 mod faults;

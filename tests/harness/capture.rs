@@ -265,6 +265,16 @@ impl Capture {
 
     /// One Replicate, to its end; `confirm`: each interval, as it comes.
     pub fn replicate(&mut self, request: ReplicateRequest, confirm: bool) -> Result<Run> {
+        self.replicate_while(request, confirm, |_| Ok(()))
+    }
+
+    /// The same; `staged` is told each interval before it is confirmed.
+    pub fn replicate_while(
+        &mut self,
+        request: ReplicateRequest,
+        confirm: bool,
+        mut staged: impl FnMut(&IntervalStaged) -> Result<()>,
+    ) -> Result<Run> {
         let mut run = Run::default();
         let slot = request.slot.clone();
         let (client, config, kept) = (&mut self.client, &self.config, &self.kept);
@@ -278,6 +288,7 @@ impl Capture {
                             let name = format!("{}.{}", table.namespace, table.name);
                             run.staged.entry(name).or_default().push(kept.of(&table.staged)?);
                         }
+                        staged(&interval)?;
                         if confirm {
                             let request = ConfirmRequest {
                                 config: Some(config.clone()),
@@ -337,8 +348,7 @@ impl Capture {
 impl Run {
     /// A table's changes: operation, then `column=value` of what is not null.
     pub fn rows(&self, table: &str) -> Result<Vec<String>> {
-        let Some(staged) = self.staged.get(table) else { return Ok(Vec::new()) };
-        changes(&together(staged)?)
+        Ok(self.intervals_of(table)?.concat())
     }
 
     /// As [`Run::rows`], interval by interval, of those that have any.

@@ -337,7 +337,11 @@ impl Workload {
         let n = self.statement;
         let c = self.random.random_range(0..3);
         let (write, table) = (self.statement(), self.tables.choose(&mut self.random));
-        let sql = match self.random.random_range(0..14) {
+        let sql = match self.random.random_range(0..18) {
+            14 => format!("ALTER TABLE shaped DROP COLUMN IF EXISTS c{c}, ADD COLUMN IF NOT EXISTS d{c} int;"),
+            15 => format!("ALTER TABLE shaped RENAME v TO t; ALTER TABLE shaped ADD COLUMN IF NOT EXISTS d{c} text; ALTER TABLE shaped RENAME t TO v;"),
+            16 => format!("ALTER TABLE plain ALTER n TYPE numeric({}, 2);", 12 + n % 20),
+            17 => format!("ALTER TABLE parts ADD COLUMN IF NOT EXISTS c{c} int; ALTER TABLE parts DROP COLUMN IF EXISTS c{};", (c + 1) % 3),
             0 => format!("ALTER TABLE shaped ADD COLUMN IF NOT EXISTS c{c} int;"),
             1 => format!("ALTER TABLE shaped ADD COLUMN IF NOT EXISTS c{c} text DEFAULT 's{n}';"),
             2 => format!("ALTER TABLE shaped ADD COLUMN IF NOT EXISTS c{c} float8 DEFAULT random();"),

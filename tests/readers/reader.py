@@ -143,7 +143,7 @@ def duckdb_connection():
 
 def with_duckdb(directory):
     pattern = os.path.join(glob.escape(directory), "**", "*.parquet").replace("'", "''")
-    query = f"SELECT * FROM read_parquet('{pattern}', hive_partitioning = false, union_by_name = false)"
+    query = f"SELECT * FROM read_parquet('{pattern}', hive_partitioning = false, union_by_name = true)"
     relation = duckdb_connection().sql(query)
     types = {name: str(kind) for name, kind in zip(relation.columns, relation.types)}
     return relation.to_arrow_table(), types
@@ -151,7 +151,8 @@ def with_duckdb(directory):
 
 def with_pyarrow(directory):
     data = pyarrow.dataset.dataset(directory, format="parquet", partitioning=None)
-    table = data.to_table()
+    schemas = [fragment.physical_schema for fragment in data.get_fragments()]
+    table = data.replace_schema(pyarrow.unify_schemas([data.schema, *schemas])).to_table()
     return table, {field.name: str(field.type) for field in table.schema}
 
 
@@ -176,11 +177,13 @@ def schema_of(file):
 def one_schema(files):
     if not files:
         raise RuntimeError("no *.parquet file")
-    schemas = [parquet_schema(path) for path in files[:50]]
-    for path, schema in zip(files, schemas):
-        if schema != schemas[0]:
-            raise RuntimeError(f"{path} has another schema than {files[0]}")
-    return schemas[0]
+    schema = {}
+    for path in files[:50]:
+        for leaf, kind in parquet_schema(path).items():
+            # A file may be older than a column.
+            if schema.setdefault(leaf, kind) != kind:
+                raise RuntimeError(f"{path} has another {leaf} than a file before it")
+    return schema
 
 
 def print_table(engine, directory):

@@ -110,8 +110,8 @@ fn at_source(stream: &SelectedStream, relation: Option<&Relation>, status: &mut 
     }
     if !followed.is_empty() {
         status.notes.push(format!(
-            "columns are gone or of another type since discover: {}; the next sync loads the table \
-             anew",
+            "columns are gone or of another type since discover: {}; the next sync follows that, or \
+             loads the table anew",
             followed.join(", ")
         ));
     }

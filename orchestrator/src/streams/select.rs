@@ -185,8 +185,8 @@ fn select(
             // Every chunk may have a file in every partition.
             few_chunks: !selection.partition_regex.is_empty(),
             incremental,
-            // A log has no place for rows of another form.
-            follows_columns: sync_mode == SyncMode::Cdc,
+            // Changes carry the columns that the table has.
+            follows_columns: matches!(sync_mode, SyncMode::Cdc | SyncMode::StrictCdc),
             followed: false,
         },
         table,

@@ -139,13 +139,15 @@ impl Sync<'_> {
         // A log is no content to go on from.
         table.position = table.position.take().filter(|position| !log::is_of_log(position));
         let known = Known { position: table.position.as_ref(), certified, reached };
-        let other_settings =
-            last.is_some_and(|commit| !settings::is_under(&commit.commit_id, &table.settings));
         let shape = reached.filter(|reached| is_newer(reached, table.position.as_ref()));
         let shape = shape.map(|reached| reached.shape.clone());
+        let known_shape = shape.as_ref().or(table.position.as_ref().map(|at| &at.shape));
+        let compared = known_shape.is_some_and(|shape| !shape.is_empty());
+        let is_under = |id: &str| settings::is_under(id, &table.settings, compared);
+        let other_settings = last.is_some_and(|commit| !is_under(&commit.commit_id));
         let why = match judge(&capture.log, &known) {
             Ok(()) if other_settings => {
-                "its settings, columns, identity, files or partitions are others".to_owned()
+                "its settings, identity, files or partitions are others".to_owned()
             }
             Ok(()) => {
                 if let (Some(position), Some(shape)) = (&mut table.position, shape) {

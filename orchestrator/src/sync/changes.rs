@@ -172,6 +172,11 @@ fn deletes(context: &Context<'_>) -> bool {
     matches!(context.destination.kind, Some(Destination::Iceberg(_)))
 }
 
+/// Whether the table knows which column is which, whatever their names are.
+pub fn knows_columns(context: &Context<'_>, table: &TableRun) -> bool {
+    deletes(context) && table.stream.table.normalization
+}
+
 /// How the table's changes are staged under `load_id`, to which the source
 /// appends each interval's number.
 pub fn stage(context: &Context<'_>, run: &Run, table: &TableRun, load_id: &str) -> StageRequest {

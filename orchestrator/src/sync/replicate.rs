@@ -200,6 +200,7 @@ impl Sync<'_> {
                     false => position.shape.clone(),
                 },
                 log: table.is_log(),
+                numbered: changes::knows_columns(&self.context, table),
                 writer_address: writer.address.clone(),
                 writer_token: writer
                     .token
@@ -266,6 +267,10 @@ impl Sync<'_> {
                 continue;
             }
             let (namespace, name) = (table.namespace.clone(), table.name.clone());
+            if !table.identity.is_empty() {
+                // Renamed since it was looked at, perhaps.
+                self.tables[index].stream.table.key_columns = table.identity.clone();
+            }
             let staged = self.staged(&load_id, index, table)?;
             if self.tables[index].is_log() && staged.truncated {
                 log::note_truncate(&self.tables[index], &position, &self.context.progress);

@@ -115,7 +115,8 @@ mod tests {
     /// The whole table: commit record × staged × settings × liveness.
     #[test]
     fn every_case_of_the_decision_table() {
-        let settings = Settings { hash: "h".into(), commit_id: "run.h".into() };
+        let settings =
+            Settings { hash: "h".into(), with_columns: "h".into(), commit_id: "run.h".into() };
         let record = |id: &str| CommitRecord { commit_id: id.into(), ..Default::default() };
         let commits = [None, Some(record("other")), Some(record("run.h"))];
         let lives = [None, Some("L"), Some("M")];

@@ -15,8 +15,11 @@ const LAYOUT_VERSION: u32 = 1;
 /// The identity of one table in one run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// SHA-256, in hex, over everything that decides how the files look.
+    /// SHA-256, in hex, over everything that decides how the files look, but for the
+    /// columns of a table that is followed: those the source compares.
     pub hash: String,
+    /// The same over the columns, too, by their names: earlier versions had no other.
+    pub with_columns: String,
     /// `<run id>.<part of the hash over table and settings>`: the same however
     /// often the run is interrupted, another once the settings have changed.
     /// Commits of change capture, of which a run makes several, add to it.
@@ -32,8 +35,16 @@ impl Settings {
         stream: &LoadStream,
         seen: Option<&CaptureTable>,
     ) -> Self {
-        let hash = hex(&hash(destination, table, stream, seen));
-        Settings { commit_id: format!("{}.{}", run.id, part(&hash)), hash }
+        let with_columns = hex(&hash(destination, table, stream, seen));
+        // Without a list all columns are read; else, which, only the columns say.
+        let hash = match seen.filter(|_| stream.selected.is_empty()) {
+            Some(seen) => {
+                let (table, seen) = by_number(table, seen);
+                hex(&hash(destination, &table, stream, Some(&seen)))
+            }
+            None => with_columns.clone(),
+        };
+        Settings { commit_id: format!("{}.{}", run.id, part(&hash)), hash, with_columns }
     }
 
     /// Of a table of the run.
@@ -48,8 +59,26 @@ fn part(hash: &str) -> &str {
 }
 
 /// Whether a commit of ours, of whichever run, was made under these settings.
-pub fn is_under(commit_id: &str, settings: &Settings) -> bool {
-    commit_id.split('.').nth(1) == Some(part(&settings.hash))
+/// `compared`: the source knows the columns that the table had then.
+pub fn is_under(commit_id: &str, settings: &Settings, compared: bool) -> bool {
+    let Settings { hash, with_columns, .. } = settings;
+    let its = commit_id.split('.').nth(1);
+    its == Some(part(with_columns)) || compared && its == Some(part(hash))
+}
+
+/// A followed table whatever its columns are: its identity's by their numbers.
+fn by_number(table: &Table, seen: &CaptureTable) -> (Table, CaptureTable) {
+    let number = |name: &String| {
+        let column = seen.columns.iter().find(|column| column.name == *name);
+        column.map_or_else(|| name.clone(), |column| column.attnum.to_string())
+    };
+    let identity: Vec<String> = seen.identity.iter().map(number).collect();
+    let key_columns = match table.key_columns == seen.identity {
+        true => identity.clone(),
+        false => table.key_columns.clone(),
+    };
+    let seen = CaptureTable { columns: Vec::new(), identity, ..seen.clone() };
+    (Table { key_columns, ..table.clone() }, seen)
 }
 
 /// Length before content: no two different settings run together.
@@ -112,8 +141,9 @@ mod tests {
         let seen = CaptureTable { identity: vec!["id".into()], ..Default::default() };
         let followed = Settings::of(&run, &destination, &table, &stream, Some(&seen));
         assert_ne!(first, followed);
-        assert!(is_under(&first.commit_id, &first) && !is_under(&first.commit_id, &followed));
-        assert!(is_under(&format!("{}.0000A", followed.commit_id), &followed));
+        let under = |id: &str, settings| is_under(id, settings, true);
+        assert!(under(&first.commit_id, &first) && !under(&first.commit_id, &followed));
+        assert!(under(&format!("{}.0000A", followed.commit_id), &followed));
 
         let expected = vec![proto::v1::Column::default()];
         let discovered = LoadStream { expected, ..stream.clone() };
@@ -131,6 +161,43 @@ mod tests {
         let other = Settings::of(&later, &destination, &table, &stream, None);
         assert_eq!(first.hash, other.hash);
         assert_ne!(first.commit_id, other.commit_id);
+    }
+
+    #[test]
+    fn columns_of_a_followed_table_are_no_setting_where_the_source_compares_them() {
+        let run = new_run();
+        let column = |name: &str, attnum| {
+            let name = name.to_owned();
+            proto::v1::Column { name, attnum, ..Default::default() }
+        };
+        let stream = |selected: &[&str]| LoadStream {
+            selected: selected.iter().map(|name| (*name).to_owned()).collect(),
+            ..Default::default()
+        };
+        let settings = |columns: &[(&str, i32)], identity: &str, stream: &LoadStream| {
+            let seen = CaptureTable {
+                columns: columns.iter().map(|(name, attnum)| column(name, *attnum)).collect(),
+                identity: vec![identity.to_owned()],
+                ..Default::default()
+            };
+            let table = Table { key_columns: seen.identity.clone(), ..Default::default() };
+            Settings::of(&run, &Destination::default(), &table, stream, Some(&seen))
+        };
+        let all = stream(&[]);
+        let first = settings(&[("id", 1), ("a", 2)], "id", &all);
+        let later = settings(&[("key", 1), ("b", 3)], "key", &all);
+        assert!(is_under(&first.commit_id, &later, true));
+        assert!(!is_under(&first.commit_id, &later, false));
+        // As earlier versions named it.
+        let before = format!("{}.{}", run.id, part(&first.with_columns));
+        assert!(is_under(&before, &first, true) && is_under(&before, &first, false));
+        assert!(!is_under(&before, &later, true));
+        let other = settings(&[("id", 1), ("a", 2)], "a", &all);
+        assert!(!is_under(&first.commit_id, &other, true));
+        let some = stream(&["a"]);
+        let first = settings(&[("id", 1), ("a", 2)], "id", &some);
+        let later = settings(&[("id", 1), ("b", 2)], "id", &some);
+        assert!(!is_under(&first.commit_id, &later, true));
     }
 
     #[test]

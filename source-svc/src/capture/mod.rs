@@ -13,6 +13,7 @@
 //!
 //! A table in trouble is an error, or [set apart](selected) from the others.
 
+pub mod columns;
 pub mod parts;
 pub mod publication;
 pub mod selected;

@@ -6,7 +6,8 @@
 //! parts:   the table, its partitions, and since when they   attached, detached, dropped
 //!          are its ([`parts`])
 //! files:   of each, the file that it is in                 rewritten, truncated
-//! columns: names, types, and what rows read that are older  ADD COLUMN … DEFAULT, renamed, dropped
+//! columns: names, types, and what rows read that are older  ADD COLUMN … DEFAULT
+//!          ([`columns`])
 //! count:   UPDATEs and DELETEs, and since when they are     of tables whose are not published
 //!          counted
 //! published: the publications, and since when they have it  taken out, and put in again
@@ -21,6 +22,7 @@ use std::collections::HashMap;
 
 use tokio_postgres::Client;
 
+use super::columns::{self, Columns};
 use super::parts::{self, Newcomer, Part, Told};
 use crate::error::SourceError;
 
@@ -28,7 +30,7 @@ use crate::error::SourceError;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Shape {
     /// The table's own; its columns are its partitions', too.
-    columns: String,
+    pub columns: Columns,
     /// In the order of their oids.
     parts: Vec<Part>,
     /// When the server has begun to count: anew after a crash.
@@ -49,6 +51,8 @@ pub struct Rules {
     pub keyless: bool,
     /// Rows of partitions that are detached or dropped stay.
     pub keep_removed: bool,
+    /// New files say that rows may not be what the log and its columns say.
+    pub needs_same_files: bool,
 }
 
 /// Why a table whose publications are not the same may lack changes.
@@ -61,6 +65,7 @@ impl Shape {
         let (parts, files) = parts::text(&self.parts, listed);
         let count: i64 = self.parts.iter().map(|part| part.count).sum();
         let Shape { columns, counted_since, published, .. } = self;
+        let columns = columns.text();
         format!("{parts}-{files}-{columns}-{count}.{counted_since}-{published}")
     }
 
@@ -70,8 +75,8 @@ impl Shape {
     }
 
     /// What may have changed its rows since a shape that was told, of what the log
-    /// does not tell in any case: columns and partitions. Else the partitions that
-    /// are new.
+    /// does not tell in any case: partitions, and files where those matter to columns.
+    /// Else the partitions that are new.
     pub fn grown_since(&self, told: &str, rules: Rules) -> Result<Vec<Newcomer>, &'static str> {
         self.compared(told, rules).map(|(new, _)| new)
     }
@@ -89,7 +94,7 @@ impl Shape {
         const PARTS: &str = "a partition was attached, detached or dropped, or it was made anew";
         let mut pieces = told.split('-');
         let mut next = || pieces.next().unwrap_or_default();
-        let (parts, files, columns, count) = (next(), next(), next(), next());
+        let (parts, files, _, count) = (next(), next(), next(), next());
         if self.published_otherwise(Some(next())) {
             return Err(NOT_PUBLISHED);
         }
@@ -98,8 +103,11 @@ impl Shape {
         if beside.gone && !rules.keep_removed || !beside.known.iter().any(|p| p.links.is_empty()) {
             return Err(PARTS);
         }
-        if columns != self.columns {
-            return Err("its columns, or the defaults of rows that are older, are not the same");
+        if rules.needs_same_files && !beside.same_files {
+            return Err(
+                "columns were added or changed, and it was rewritten or truncated: what rows \
+                        have in them that are older is not known",
+            );
         }
         let is_truncates = |part: &&Part| match (rules.truncated_by, part.file) {
             (Some(xid), Some(_)) => part.filed_by == xid,
@@ -137,6 +145,11 @@ impl Shape {
     }
 }
 
+/// What a shape that was told says of columns; empty: nothing.
+pub fn told_columns(told: &str) -> &str {
+    told.split('-').nth(2).unwrap_or_default()
+}
+
 /// The tables' shapes, by namespace and name; of those that exist. `publications`:
 /// those that they reach the log by; none: not known.
 pub async fn of(
@@ -148,8 +161,10 @@ pub async fn of(
     // The row of pg_inherits is another one after a DETACH and an ATTACH, as is that of
     // a publication's table or schema (from 15 on) after it was out of it. PostgreSQL 14
     // has a time for a database when its first numbers have come.
-    let query = "WITH RECURSIVE part AS ( \
-           SELECT c.oid AS root, c.oid, c.relkind, '{}'::text[] AS links \
+    let [listed, digest] = columns::sql();
+    let query = format!(
+        "WITH RECURSIVE part AS ( \
+           SELECT c.oid AS root, c.oid, c.relkind, '{{}}'::text[] AS links \
            FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
            WHERE (n.nspname::text, c.relname::text) IN \
              (SELECT * FROM unnest($1::text[], $2::text[])) \
@@ -174,11 +189,7 @@ pub async fn of(
          SELECT n.nspname::text, r.relname::text, p.oid, p.links, pg_relation_filenode(p.oid), \
            f.xmin::text, coalesce(pg_stat_get_tuples_updated(p.oid) \
              + pg_stat_get_tuples_deleted(p.oid), 0), \
-           CASE WHEN p.oid = p.root THEN encode(sha256(convert_to(coalesce(( \
-             SELECT string_agg(format('%s %I %s %s %s', a.attnum, a.attname, a.atttypid, \
-               a.atttypmod, a.attmissingval::text), ',' ORDER BY a.attnum) FROM pg_attribute a \
-             WHERE a.attrelid = p.oid AND a.attnum > 0 AND NOT a.attisdropped), ''), 'UTF8')), 'hex') \
-           END, \
+           CASE WHEN p.oid = p.root THEN {listed} END, CASE WHEN p.oid = p.root THEN {digest} END, \
            concat_ws('/', extract(epoch FROM s.stats_reset)::text, \
              CASE WHEN current_setting('server_version_num')::int >= 150000 \
                THEN extract(epoch FROM d.stats_reset)::text END), \
@@ -188,9 +199,10 @@ pub async fn of(
          FROM part p JOIN pg_class f ON f.oid = p.oid JOIN pg_class r ON r.oid = p.root \
          JOIN pg_namespace n ON n.oid = r.relnamespace CROSS JOIN pg_stat_bgwriter s \
          JOIN pg_stat_database d ON d.datname = current_database() \
-         ORDER BY p.root, p.oid";
+         ORDER BY p.root, p.oid"
+    );
     let doing = "looking at what the tables are stored in";
-    let rows = client.query(query, &[&namespaces, &names, &publications]).await;
+    let rows = client.query(&query, &[&namespaces, &names, &publications]).await;
     let rows = rows.map_err(SourceError::postgres(doing))?;
     let mut shapes: HashMap<(String, String), Shape> = HashMap::new();
     for row in &rows {
@@ -203,9 +215,9 @@ pub async fn of(
             filed_by: number(row.get(5)),
             count: row.get(6),
         });
-        if let Some(columns) = row.get(7) {
-            (shape.columns, shape.counted_since) = (columns, row.get(8));
-            shape.published = row.get(9);
+        if let Some(digest) = row.get(8) {
+            shape.columns = Columns::new(row.get(7), digest);
+            (shape.counted_since, shape.published) = (row.get(9), row.get(10));
         }
     }
     Ok(shapes)
@@ -218,7 +230,7 @@ mod tests {
     fn shape(files: [u32; 2], columns: &str, count: i64) -> Shape {
         let part = |oid, links, file| Part { oid, links, file: Some(file), filed_by: 731, count };
         Shape {
-            columns: columns.to_owned(),
+            columns: Columns::new(Some(columns.to_owned()), String::new()),
             parts: vec![part(20, Vec::new(), files[0]), part(21, vec![700], files[1])],
             counted_since: "5".to_owned(),
             published: "x".to_owned(),
@@ -245,9 +257,13 @@ mod tests {
             let truncated = Rules { truncated_by: Some(xid), ..none };
             assert_eq!(changed(&rewritten, truncated), is_changed);
         }
+        // What columns have become is known while nothing is written anew.
         let ignored = Rules { ignore_rewrites: true, ..none };
+        assert!(!changed(&shape([1, 3], "d", 7), ignored));
+        let ignored = Rules { needs_same_files: true, ..ignored };
         assert!(changed(&shape([1, 3], "d", 7), ignored));
         assert!(shape([1, 3], "d", 7).grown_since(&told, ignored).is_err());
+        assert!(!changed(&shape([1, 2], "d", 7), ignored));
         assert!(shape([1, 2], "c", 7).changed_since("nonsense", none).is_err());
         let elsewhere = Shape { published: "y".to_owned(), ..shape([1, 2], "c", 7) };
         assert!(elsewhere.unpublished_since(&told).is_some() && changed(&elsewhere, none));

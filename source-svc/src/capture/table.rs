@@ -45,6 +45,7 @@ pub struct Table {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Published {
     pub name: String,
+    pub attnum: i16,
     /// `atttypid`.
     pub type_oid: u32,
     /// `atttypmod`.
@@ -324,7 +325,7 @@ async fn published(
          SELECT a.attrelid, a.attname::text, a.atttypid, a.atttypmod, a.attgenerated::text, \
            (SELECT e.typdelim::text FROM base b JOIN pg_catalog.pg_type e ON e.oid = b.typelem \
             WHERE b.type = a.atttypid AND b.typtype <> 'd'), \
-           a.attlen = -1 AND a.attstorage <> 'p' \
+           a.attlen = -1 AND a.attstorage <> 'p', a.attnum \
          FROM pg_catalog.pg_attribute a \
          WHERE a.attrelid = ANY ($1) AND a.attnum > 0 AND NOT a.attisdropped \
          ORDER BY a.attrelid, a.attnum";
@@ -340,6 +341,7 @@ async fn published(
             delimiter: delimiter.and_then(|text| text.bytes().next()).unwrap_or(b','),
             generated: row.get(4),
             toastable: row.get(6),
+            attnum: row.get(7),
         });
     }
     Ok(all)
@@ -356,6 +358,7 @@ pub(crate) mod tests {
     pub(crate) fn table(name: &str) -> Table {
         let column = |name: &str| Published {
             name: name.to_owned(),
+            attnum: 1 + i16::from(name != "a"),
             type_oid: 23,
             type_modifier: -1,
             delimiter: b',',
@@ -440,6 +443,7 @@ pub(crate) mod tests {
     fn generated_columns_are_left_out_unless_they_are_sent() {
         let column = |name: &str, generated: &str| Published {
             name: name.to_owned(),
+            attnum: 0,
             type_oid: 23,
             type_modifier: -1,
             delimiter: b',',

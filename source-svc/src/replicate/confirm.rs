@@ -109,7 +109,16 @@ impl InFlight {
 
     /// Waits until another interval may be read.
     pub async fn room(&mut self) -> Result<(), SourceError> {
-        while self.ends.len() >= self.limit
+        self.fewer_than(self.limit).await
+    }
+
+    /// Waits until all of them are confirmed.
+    pub async fn none(&mut self) -> Result<(), SourceError> {
+        self.fewer_than(1).await
+    }
+
+    async fn fewer_than(&mut self, limit: usize) -> Result<(), SourceError> {
+        while self.ends.len() >= limit
             && let Some(oldest) = self.ends.front().copied()
         {
             let confirmed = self.confirmed.wait_for(|confirmed| *confirmed >= oldest).await;
@@ -136,5 +145,6 @@ mod tests {
             reader.add(Lsn(end));
         }
         assert!(reader.room().now_or_never().is_none());
+        assert!(reader.none().now_or_never().is_none());
     }
 }

@@ -12,11 +12,16 @@
 //! does, and it alone.
 //!
 //! Where the log cannot say what a table holds, that table is lost: it is told,
-//! nothing more of it is sent, and the others go on.
+//! nothing more of it is sent, and the others go on. Where columns have changed
+//! since they were looked at, the log is read [`again`] from where it is staged.
 
+mod again;
 pub mod confirm;
 mod exclusive;
+mod form;
 pub mod pgoutput;
+mod progress;
+mod put;
 mod relation;
 mod row;
 mod selection;
@@ -46,8 +51,10 @@ use crate::error::SourceError;
 use crate::identity;
 use crate::send::Writers;
 use crate::service::Limits;
+use again::Begun;
 use confirm::{Confirmations, InFlight};
 use pgoutput::{Message, Tuple};
+use progress::Report;
 use relation::{Known, Relations};
 use selection::Selection;
 use spool::Spool;
@@ -68,8 +75,6 @@ const MAX_OPEN: usize = 8;
 const FINISHING: usize = 4;
 /// Between two looks for a first change.
 const POLL: Duration = Duration::from_millis(200);
-/// Between two progress messages.
-const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 /// Microseconds from 1970 to 2000, where PostgreSQL's clock begins.
 const POSTGRES_EPOCH: i64 = 946_684_800_000_000;
 
@@ -79,36 +84,23 @@ pub type Events = mpsc::Sender<Result<ReplicateResponse, Status>>;
 /// Reads the log up to `to`.
 pub async fn replicate(
     config: &Config,
-    request: v1::ReplicateRequest,
+    mut request: v1::ReplicateRequest,
     limits: Limits,
     writers: Writers,
     confirmations: &Confirmations,
     events: &Events,
 ) -> Result<(), SourceError> {
-    let mut reader = Reader::open(config, request, limits, writers, confirmations, events).await?;
-    for lost in std::mem::take(&mut reader.apart) {
-        reader.emit(Event::Lost(lost)).await?;
-    }
-    let mut staged = reader.log.position();
-    let mut next = reader.next().await?;
-    while let Some(window) = next {
-        reader.read(window, reader.to).await?;
-        reader.look_between().await?;
-        // While the server looks for the next one, this one is staged.
-        let asked = reader.next();
-        let span = info_span!("interval", to = %reader.log.position(), interval = reader.number);
-        (next, ()) = futures::try_join!(asked, reader.stage(&mut staged).instrument(span))?;
-    }
-    if !reader.any {
-        reader.wait_for_a_change().await?;
-        if reader.log.position() > staged {
-            reader.look_between().await?;
-            reader.stage(&mut staged).await?;
+    let mut begun = Begun::default();
+    while !request.tables.is_empty() || begun.is_first() {
+        let (asked, writers) = (request.clone(), writers.clone());
+        let mut reader =
+            Reader::open(config, asked, limits, writers, confirmations, events, &begun).await?;
+        if reader.run().await? {
+            break;
         }
+        begun = reader.begin_again(begun, &mut request).await?;
     }
-    let shapes = reader.shapes(&mut staged).await?;
-    let finished = v1::ReplicateFinished { to: staged.to_string(), shapes };
-    reader.emit(Event::Finished(finished)).await
+    Ok(())
 }
 
 struct Reader<'a> {
@@ -126,8 +118,12 @@ struct Reader<'a> {
     relations: Relations,
     shared: Shared,
     in_flight: InFlight,
+    /// Everything that ends at or before it is staged.
+    staged: Lsn,
     /// Of the interval at hand.
     number: u64,
+    /// Columns that change do not make it begin again.
+    is_last: bool,
     /// Places of the tables that it has changes of.
     touched: Vec<usize>,
     /// Bytes that they have pending.
@@ -140,13 +136,6 @@ struct Reader<'a> {
     events: &'a Events,
 }
 
-/// What was sent since the last progress message.
-struct Report {
-    rows: u64,
-    bytes: u64,
-    last: Instant,
-}
-
 impl<'a> Reader<'a> {
     async fn open(
         config: &Config,
@@ -155,11 +144,12 @@ impl<'a> Reader<'a> {
         writers: Writers,
         confirmations: &Confirmations,
         events: &'a Events,
+        begun: &Begun,
     ) -> Result<Self, SourceError> {
         slot::check_name(&request.slot)?;
         let names = Names::new(&request.publication, &request.slot)?;
         let wrong = |what: String| SourceError::Config(vec![what]);
-        let to = request.to.parse().map_err(|error| wrong(format!("to: {error}")))?;
+        let mut to: Lsn = request.to.parse().map_err(|error| wrong(format!("to: {error}")))?;
         let window = match request.interval_changes {
             0 => INTERVAL_CHANGES,
             changes => changes,
@@ -180,8 +170,13 @@ impl<'a> Reader<'a> {
         }
         let option = names.option(selection.inserts);
         let database = identity::database(&session).await?;
+        if !selection.tables.iter().all(Followed::has_the_same_columns) {
+            // How they are now is told at the end: then they must have been so.
+            to = to.max(server::end_of_log(&session).await?);
+        }
         let log = Log::open(session, &request.slot, option, window).await?;
         Ok(Reader {
+            staged: log.position().max(begun.staged),
             log,
             names,
             to,
@@ -199,14 +194,46 @@ impl<'a> Reader<'a> {
                 max_row_bytes: config.max_row_bytes.min(limits.max_row_bytes),
             },
             in_flight: confirmations.follow(config, &request.slot, limit as usize),
-            number: 1,
+            number: begun.number,
+            is_last: begun.is_last(),
             touched: Vec::new(),
             pending: 0,
-            any: false,
+            any: begun.any,
             committed_at: 0,
-            report: Report { rows: 0, bytes: 0, last: Instant::now() },
+            report: Report::new(),
             events,
         })
+    }
+
+    /// Reads and stages all of it; `false`: columns have changed meanwhile.
+    async fn run(&mut self) -> Result<bool, SourceError> {
+        for lost in std::mem::take(&mut self.apart) {
+            self.emit(Event::Lost(lost)).await?;
+        }
+        let mut next = self.next().await?;
+        while let Some(window) = next {
+            self.read(window, self.to).await?;
+            if !self.look_between().await? {
+                return Ok(false);
+            }
+            // While the server looks for the next one, this one is staged.
+            let asked = self.next();
+            let span = info_span!("interval", to = %self.log.position(), interval = self.number);
+            (next, ()) = futures::try_join!(asked, self.stage().instrument(span))?;
+        }
+        if !self.any {
+            self.wait_for_a_change().await?;
+            if self.log.position() > self.staged {
+                if !self.look_between().await? {
+                    return Ok(false);
+                }
+                self.stage().await?;
+            }
+        }
+        let Some(shapes) = self.shapes().await? else { return Ok(false) };
+        let finished = v1::ReplicateFinished { to: self.staged.to_string(), shapes };
+        self.emit(Event::Finished(finished)).await?;
+        Ok(true)
     }
 
     async fn emit(&self, event: Event) -> Result<(), SourceError> {
@@ -276,7 +303,7 @@ impl<'a> Reader<'a> {
                 }
                 (Message::Relation(relation), Some(begun)) => {
                     let tables = &self.tables;
-                    self.relations.learn(&relation, begun.xid, |place| &tables[place].table);
+                    self.relations.learn(&relation, begun.xid, |place| &tables[place]);
                     continue;
                 }
                 (Message::Other, _) => continue,
@@ -312,24 +339,29 @@ impl<'a> Reader<'a> {
         change: Change<'_>,
     ) -> Result<(), SourceError> {
         let unsaid = || bad(format!("a change of relation {relation}, of which it says nothing"));
-        let (place, changed) = match self.relations.of(relation).ok_or_else(unsaid)? {
+        let (place, form) = match self.relations.of(relation).ok_or_else(unsaid)? {
             Known::Ignored => return Ok(()),
-            Known::Table(place) => (*place, None),
-            Known::Changed(place, what) => (*place, Some(what.clone())),
+            Known::Table(place, form) => (*place, Ok(form)),
+            Known::Changed(place, what) => (*place, Err(what)),
         };
         let table = &mut self.tables[place];
         if !table.lacks(transaction) {
             return Ok(());
         }
         self.any = true;
-        if let Some(what) = changed {
-            return self.lose(place, what).await;
-        }
+        let form = match form {
+            Ok(form) => form,
+            Err(what) => {
+                table.doubt = Some(what.clone());
+                self.discard(place);
+                return Ok(());
+            }
+        };
         let (untouched, before) = (!table.is_touched(), table.pending_bytes());
         let taken = match change {
-            Change::Insert(new) => table.insert(transaction, new),
-            Change::Update(old, new) => table.update(transaction, old, new),
-            Change::Delete(old) => table.delete(transaction, old),
+            Change::Insert(new) => table.insert(transaction, form, new),
+            Change::Update(old, new) => table.update(transaction, form, old, new),
+            Change::Delete(old) => table.delete(transaction, form, old),
             Change::Truncate => {
                 table.truncate(transaction);
                 Ok(0)
@@ -387,19 +419,28 @@ impl<'a> Reader<'a> {
     async fn lose(&mut self, place: usize, reason: String) -> Result<(), SourceError> {
         let table = &mut self.tables[place];
         tracing::warn!(table = table.label, reason, "the log does not say what the table holds");
-        table.lose();
-        self.touched.retain(|touched| *touched != place);
-        let pending = |place: &usize| self.tables[*place].pending_bytes();
-        self.pending = self.touched.iter().map(pending).sum();
+        table.lost = true;
+        self.discard(place);
         let relation = &self.tables[place].table.stream.relation;
         let (namespace, name) = (relation.namespace.clone(), relation.name.clone());
         let lost = v1::TableLost { namespace, name, reason, ..Default::default() };
         self.emit(Event::Lost(lost)).await
     }
 
-    /// Completes the interval `(from, position of the log]`.
-    async fn stage(&mut self, from: &mut Lsn) -> Result<(), SourceError> {
-        let to = self.log.position();
+    /// What has come of a table in this interval is not wanted.
+    fn discard(&mut self, place: usize) {
+        self.tables[place].discard();
+        self.touched.retain(|touched| *touched != place);
+        let pending = |place: &usize| self.tables[*place].pending_bytes();
+        self.pending = self.touched.iter().map(pending).sum();
+    }
+
+    /// Completes the interval `(staged, position of the log]`.
+    async fn stage(&mut self) -> Result<(), SourceError> {
+        let (from, to) = (self.staged, self.log.position());
+        if to <= from {
+            return Ok(());
+        }
         // What is open already gives its place at the writer back first.
         self.touched.sort_by_key(|place| !self.tables[*place].is_open());
         let (shared, number) = (&self.shared, self.number);
@@ -425,7 +466,7 @@ impl<'a> Reader<'a> {
         self.in_flight.add(to);
         self.emit(Event::Staged(interval)).await?;
         self.number += 1;
-        *from = to;
+        self.staged = to;
         Ok(())
     }
 
@@ -446,33 +487,6 @@ impl<'a> Reader<'a> {
             }
         }
         Ok(())
-    }
-
-    fn progress(&mut self, lsn: Lsn) {
-        if self.report.last.elapsed() < PROGRESS_EVERY {
-            return;
-        }
-        self.report.last = Instant::now();
-        // A caller that reads slowly gets fewer, larger messages.
-        let event = Some(Event::Progress(self.report.message(lsn)));
-        if self.events.try_send(Ok(ReplicateResponse { event })).is_ok() {
-            (self.report.rows, self.report.bytes) = (0, 0);
-        }
-    }
-
-    async fn report_now(&mut self, lsn: Lsn) -> Result<(), SourceError> {
-        if self.report.rows == 0 && self.report.bytes == 0 {
-            return Ok(());
-        }
-        let message = self.report.message(lsn);
-        (self.report.rows, self.report.bytes) = (0, 0);
-        self.emit(Event::Progress(message)).await
-    }
-}
-
-impl Report {
-    fn message(&self, lsn: Lsn) -> v1::ReplicateProgress {
-        v1::ReplicateProgress { rows: self.rows, bytes: self.bytes, lsn: lsn.to_string() }
     }
 }
 

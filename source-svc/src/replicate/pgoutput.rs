@@ -48,6 +48,8 @@ pub struct Relation<'a> {
     pub namespace: &'a str,
     /// Its name.
     pub name: &'a str,
+    /// Its replica identity is FULL.
+    pub full: bool,
     /// In attnum order.
     pub columns: Vec<Column<'a>>,
 }
@@ -57,6 +59,8 @@ pub struct Relation<'a> {
 pub struct Column<'a> {
     /// Its name.
     pub name: &'a str,
+    /// It is one of the replica identity's.
+    pub key: bool,
     /// `atttypid`.
     pub type_oid: u32,
     /// `atttypmod`.
@@ -211,16 +215,16 @@ impl<'a> Reader<'a> {
 
     fn relation(&mut self) -> Result<Relation<'a>, Malformed> {
         let (oid, namespace, name) = (self.u32()?, self.text()?, self.text()?);
-        self.u8()?;
+        let full = self.u8()? == b'f';
         let count = self.u16()?;
         let mut columns = Vec::with_capacity(usize::from(count).min(self.rest.len()));
         for _ in 0..count {
-            self.u8()?;
+            let key = self.u8()? & 1 == 1;
             let name = self.text()?;
             let (type_oid, type_modifier) = (self.u32()?, self.u32()?.cast_signed());
-            columns.push(Column { name, type_oid, type_modifier });
+            columns.push(Column { name, key, type_oid, type_modifier });
         }
-        Ok(Relation { oid, namespace, name, columns })
+        Ok(Relation { oid, namespace, name, full, columns })
     }
 
     fn tuple(&mut self) -> Result<Tuple<'a>, Malformed> {
@@ -296,8 +300,8 @@ mod tests {
         assert_eq!(
             relation.columns,
             [
-                Column { name: "id", type_oid: 23, type_modifier: -1 },
-                Column { name: "größe", type_oid: 1700, type_modifier: 0xa_0006 },
+                Column { name: "id", key: true, type_oid: 23, type_modifier: -1 },
+                Column { name: "größe", key: false, type_oid: 1700, type_modifier: 0xa_0006 },
             ]
         );
     }

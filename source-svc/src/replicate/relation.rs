@@ -1,23 +1,25 @@
 //! Relation messages, held against the tables that are followed.
 //!
 //! A message says how rows looked when they were written; a table is followed
-//! as it looks now. Names alone do not say whether a column is the same (a
-//! rename, or a drop and an add, look alike), so anything that differs means
-//! that the log cannot be read with what is known: the table is lost.
+//! as it looks now. Which of its columns those of the message are ([`super::form`])
+//! must be certain, and that they say which rows are meant; else the log cannot be
+//! read with what is known: the table is lost.
 
 use std::collections::HashMap;
 
+use super::form::Form;
 use super::pgoutput::Relation;
-use crate::capture::table::{Published, Table};
+use super::table::Followed;
+use crate::capture::table::Table;
 
 /// What the changes of a relation are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Known {
     /// Of no table here.
     Ignored,
-    /// Of the table in this place.
-    Table(usize),
-    /// Of the table in this place, in a form that it no longer has.
+    /// Of the table in this place, their rows in this form.
+    Table(usize, Form),
+    /// Of the table in this place, in a form that is not understood.
     Changed(usize, String),
 }
 
@@ -53,7 +55,7 @@ impl Relations {
         &mut self,
         message: &Relation<'_>,
         xid: u32,
-        table: impl Fn(usize) -> &'a Table,
+        table: impl Fn(usize) -> &'a Followed,
     ) {
         let name = (message.namespace.to_owned(), message.name.to_owned());
         let known = match (self.oids.get(&message.oid), self.names.get(&name)) {
@@ -61,12 +63,10 @@ impl Relations {
                 self.first.entry(message.oid).or_insert(xid);
                 Known::Ignored
             }
-            (Some(&place), Some(named)) if place == *named => {
-                match difference(&table(place).published, message) {
-                    None => Known::Table(place),
-                    Some(what) => Known::Changed(place, what),
-                }
-            }
+            (Some(&place), Some(named)) if place == *named => match read(table(place), message) {
+                Ok(form) => Known::Table(place, form),
+                Err(what) => Known::Changed(place, what),
+            },
             (Some(&place), _) => {
                 let was = format!("{}.{}", message.namespace, message.name);
                 Known::Changed(place, format!("it was renamed: changes of {was} are its own"))
@@ -90,54 +90,17 @@ impl Relations {
     }
 }
 
-/// The first difference between the columns that are known and a message's.
-fn difference(published: &[Published], message: &Relation<'_>) -> Option<String> {
-    let mut columns = message.columns.iter();
-    for now in published {
-        let Some(then) = columns.next() else {
-            return Some(format!("column {} was added, dropped or renamed", now.name));
-        };
-        if then.name != now.name {
-            return Some(format!("columns {} and {} are not the same", then.name, now.name));
-        }
-        if (then.type_oid, then.type_modifier) != (now.type_oid, now.type_modifier) {
-            return Some(format!("the type of column {} was changed", now.name));
-        }
+/// The form of a message's rows, which must say what the table's identity needs.
+fn read(followed: &Followed, message: &Relation<'_>) -> Result<Form, String> {
+    let Table { published, identity, full, .. } = &followed.table;
+    let form = followed.forms.read(published, message)?;
+    let is_key = |name: &String| {
+        let at = published.iter().position(|column| column.name == *name);
+        let place = at.and_then(|at| form.place(at));
+        place.is_some_and(|place| message.columns[place].key)
+    };
+    if message.full || !full && identity.iter().all(is_key) {
+        return Ok(form);
     }
-    columns.next().map(|then| format!("column {} was added, dropped or renamed", then.name))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::replicate::pgoutput::Column;
-
-    fn published(names: &[&str]) -> Vec<Published> {
-        let column = |name: &&str| Published {
-            name: (*name).to_owned(),
-            type_oid: 23,
-            type_modifier: -1,
-            delimiter: b',',
-            generated: String::new(),
-            toastable: false,
-        };
-        names.iter().map(column).collect()
-    }
-
-    fn message<'a>(names: &[&'a str], type_oid: u32) -> Relation<'a> {
-        let column = |name: &&'a str| Column { name, type_oid, type_modifier: -1 };
-        let columns = names.iter().map(column).collect();
-        Relation { oid: 1, namespace: "public", name: "t", columns }
-    }
-
-    #[test]
-    fn any_difference_of_the_columns_is_one() {
-        let known = published(&["a", "b"]);
-        assert_eq!(difference(&known, &message(&["a", "b"], 23)), None);
-        for (names, type_oid) in
-            [(&["a"][..], 23), (&["a", "b", "c"], 23), (&["a", "d"], 23), (&["a", "b"], 20)]
-        {
-            assert!(difference(&known, &message(names, type_oid)).is_some(), "{names:?}");
-        }
-    }
+    Err("its replica identity was another one".to_owned())
 }

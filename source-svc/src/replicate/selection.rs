@@ -5,8 +5,10 @@ use std::collections::HashMap;
 use proto::v1;
 
 use super::table::Followed;
+use crate::capture::columns::{self, Columns, Since};
 use crate::capture::publication::{self, Names};
-use crate::capture::{self, selected};
+use crate::capture::table::Table;
+use crate::capture::{self, selected, shape};
 use crate::config::Config;
 use crate::connect::Session;
 use crate::error::SourceError;
@@ -22,7 +24,8 @@ pub(super) struct Selection {
 }
 
 impl Selection {
-    /// Looks at tables and publications, and makes nothing.
+    /// Looks at tables and publications, and makes nothing. Columns come first: while
+    /// they are the same, the tables are what was seen of them after that.
     pub(super) async fn find(
         session: &Session,
         names: &Names,
@@ -33,6 +36,7 @@ impl Selection {
         let streams = streams.filter(|streams| !streams.is_empty()).ok_or_else(|| {
             SourceError::Config(vec!["tables: none, or one without stream".to_owned()])
         })?;
+        let mut columns = columns_of(session, &streams).await?;
         let mut selected = selected::look(session, &streams, &config.username, true).await?;
         let (publications, ..) = publication::ensure(session, names, &mut selected, false).await?;
         capture::publishes(&mut selected, &publications)?;
@@ -50,11 +54,61 @@ impl Selection {
                 }
             }
         }
-        let tables = selected.tables.into_iter().filter_map(|table| {
-            let request = wanted.remove(&table.key())?;
-            Some(Followed::new(table, request))
-        });
-        let inserts = publications.exist().1;
-        Ok(Selection { tables: tables.collect::<Result<_, _>>()?, apart, inserts })
+        let mut tables = Vec::new();
+        for table in selected.tables {
+            let key = table.key();
+            let Some(request) = wanted.remove(&key) else { continue };
+            let looked = columns.remove(&key).unwrap_or_default();
+            match since(session, &table, &looked, &request).await? {
+                Ok(since) => tables.push(Followed::new(table, request, looked, since)?),
+                Err(reason) => {
+                    let (namespace, name) = key;
+                    let lost = v1::TableLost { namespace, name, reason, ..Default::default() };
+                    apart.push(lost);
+                }
+            }
+        }
+        Ok(Selection { tables, apart, inserts: publications.exist().1 })
     }
+}
+
+async fn columns_of(
+    session: &Session,
+    streams: &[v1::LoadStream],
+) -> Result<HashMap<(String, String), Columns>, SourceError> {
+    let namespaces: Vec<&str> = streams.iter().map(|stream| stream.namespace.as_str()).collect();
+    let names: Vec<&str> = streams.iter().map(|stream| stream.name.as_str()).collect();
+    columns::of(session, &namespaces, &names).await
+}
+
+/// What became of a table's columns since its position, if rows that are older say
+/// nothing else by it; else why not.
+async fn since(
+    session: &Session,
+    table: &Table,
+    now: &Columns,
+    request: &v1::ReplicateTable,
+) -> Result<Result<Since, String>, SourceError> {
+    let since = match now.since(shape::told_columns(&request.shape)) {
+        Ok(since) => since,
+        Err(uncertain) => return Ok(Err(uncertain.told(table))),
+    };
+    if request.log {
+        return Ok(Ok(since));
+    }
+    if let Some(why) = since.other_names(table).filter(|_| !request.numbered) {
+        return Ok(Err(why));
+    }
+    let read = |attnum: &i16| table.stream.columns.iter().any(|column| column.attnum == *attnum);
+    let new: Vec<i16> = since.new_ones().into_iter().filter(read).collect();
+    if !new.is_empty() {
+        let filled = columns::filled(session, table.stream.relation.oid, &new).await?;
+        if let Some(first) = filled.first() {
+            return Ok(Err(format!(
+                "column {} was added with a default, which rows have that are older",
+                columns::name(table, *first)
+            )));
+        }
+    }
+    Ok(Ok(since))
 }

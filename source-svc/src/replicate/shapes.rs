@@ -10,14 +10,14 @@
 //! Whatever a window's transactions have done to a table's form is there to be seen
 //! when the window has been read. So rows that were read by other columns than their
 //! own, though of the same names, are never staged: a column that was dropped and
-//! added again has another number. A file may be a TRUNCATE's of which the log is yet
-//! to tell, and is looked at when all of it was read.
+//! added again has another number, and everything is read [`super::again`]. A file may
+//! be a TRUNCATE's of which the log is yet to tell, and is looked at when all of it was
+//! read, unless what columns have become says nothing without the same files.
 //!
 //! A partition that is new is no loss if the log brings all of its rows
 //! ([`parts::doubtful`]). One that its own transaction has filled may have been
 //! emptied in it, too, in the same file, of which nobody tells.
 
-use proto::lsn::Lsn;
 use proto::v1;
 
 use super::Reader;
@@ -27,6 +27,7 @@ use crate::capture::shape::{self, Rules, Shape};
 use crate::error::SourceError;
 
 const GONE: &str = "it was dropped or renamed";
+const RESTLESS: &str = "its columns change again and again while the log is read";
 const FILLED: &str = "a partition is new whose rows have not all come through the log, or may not \
                       have";
 
@@ -39,32 +40,45 @@ struct Seen {
 }
 
 impl Reader<'_> {
-    /// Before what was read is staged: tables of which it may be wrong are lost.
-    pub(super) async fn look_between(&mut self) -> Result<(), SourceError> {
-        for Seen { place, shape, new } in self.look(Shape::grown_since).await? {
-            self.judge(place, &shape, new).await?;
+    /// Before what was read is staged: tables of which it may be wrong are lost;
+    /// `false`: it was read by columns that are others now.
+    pub(super) async fn look_between(&mut self) -> Result<bool, SourceError> {
+        let mut seen = self.look(Shape::grown_since, false).await?;
+        let others =
+            |seen: &Seen| seen.new.is_ok() && seen.shape.columns != self.tables[seen.place].looked;
+        if !self.is_last && seen.iter().any(others) {
+            return Ok(false);
         }
-        Ok(())
+        for seen in seen.iter_mut().filter(|seen| others(seen)) {
+            seen.new = Err(RESTLESS);
+        }
+        for Seen { place, shape, new } in seen {
+            let held = self.judge(place, &shape, new).await?.is_some();
+            if let Some(what) = self.tables[place].doubt.take().filter(|_| held) {
+                self.lose(place, what).await?;
+            }
+        }
+        Ok(true)
     }
 
     /// The tables' shapes at the end. One that is not as it was told has rows
-    /// that changed without an event: that table is lost. `staged`: up to where the
-    /// log is.
-    pub(super) async fn shapes(
-        &mut self,
-        staged: &mut Lsn,
-    ) -> Result<Vec<v1::TableShape>, SourceError> {
+    /// that changed without an event: that table is lost. `None`: columns are others.
+    pub(super) async fn shapes(&mut self) -> Result<Option<Vec<v1::TableShape>>, SourceError> {
         let mut held = Vec::new();
         let mut newcomers = Vec::new();
-        for Seen { place, shape, new } in self.look(Shape::changed_since).await? {
+        for Seen { place, mut shape, new } in self.look(Shape::changed_since, true).await? {
             if let Some(new) = self.judge(place, &shape, new).await? {
+                // By those that everything was read by: the log may say more of others.
+                shape.columns = self.tables[place].looked.clone();
                 held.push((place, shape));
                 newcomers.extend(new.into_iter().map(|new| (place, new)));
             }
         }
         if !newcomers.is_empty() {
             // What made them, if it was committed since the log was read.
-            self.read_to_now(staged).await?;
+            if !self.read_to_now().await? {
+                return Ok(None);
+            }
         }
         for (place, newcomer) in newcomers {
             if !self.tables[place].lost && self.filled_by_its_own(newcomer) {
@@ -80,7 +94,7 @@ impl Reader<'_> {
                 shape: shape.text(self.keep_removed),
             }
         });
-        Ok(shapes.collect())
+        Ok(Some(shapes.collect()))
     }
 
     /// Its new partitions, if it is not lost.
@@ -114,10 +128,12 @@ impl Reader<'_> {
         first.is_some_and(|first| !parts::follows(first, new.linked_by))
     }
 
-    /// The tables that are not lost.
+    /// The tables that are not lost. `at_end`: what was done to columns since the log
+    /// was read is for the next time to tell, by the files that there are now.
     async fn look(
         &self,
         compare: impl Fn(&Shape, &str, Rules) -> Result<Vec<Newcomer>, &'static str>,
+        at_end: bool,
     ) -> Result<Vec<Seen>, SourceError> {
         let relations: Vec<_> =
             self.tables.iter().map(|followed| &followed.table.stream.relation).collect();
@@ -138,6 +154,8 @@ impl Reader<'_> {
                 truncated_by: followed.truncated_by,
                 keyless: !followed.table.publishable,
                 keep_removed: self.keep_removed,
+                needs_same_files: followed.since.needs_same_files()
+                    || at_end && shape.columns != followed.looked,
             };
             let new = match (followed.shape.as_str(), followed.log) {
                 ("", _) => Ok(Vec::new()),
@@ -149,14 +167,17 @@ impl Reader<'_> {
         Ok(seen)
     }
 
-    /// Reads the log, and stages it, to where it ends now.
-    async fn read_to_now(&mut self, staged: &mut Lsn) -> Result<(), SourceError> {
+    /// Reads the log, and stages it, to where it ends now; `false`: columns are others.
+    async fn read_to_now(&mut self) -> Result<bool, SourceError> {
         let end = server::end_of_log(self.log.session()).await?;
         while self.log.position() < end {
             let window = self.ask(end).await?;
             self.read(window, end).await?;
-            self.stage(staged).await?;
+            if !self.look_between().await? {
+                return Ok(false);
+            }
+            self.stage().await?;
         }
-        Ok(())
+        Ok(true)
     }
 }

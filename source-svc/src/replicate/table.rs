@@ -15,7 +15,6 @@ use std::sync::Arc;
 use arrow::datatypes::{Schema, SchemaRef};
 use bytes::Bytes;
 use prost::Message;
-use proto::Fault;
 use proto::columns::UNCHANGED;
 use proto::lsn::Lsn;
 use proto::metrics;
@@ -24,15 +23,19 @@ use proto::v1::{self, StageRequest};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
+use super::form::{Form, Forms};
 use super::pgoutput::{Datum, Tuple};
+use super::put::Open;
 use super::row::{self, Source};
 use super::spool::{Extent, Spool};
-use crate::batch::{Batch, Batcher, Bounds};
+use crate::batch::{Batcher, Bounds};
+use crate::capture::columns::{Columns, Since};
+use crate::capture::shape;
 use crate::capture::table::{RESERVED, Table};
 use crate::decode::transcode::Transcoder;
 use crate::decode::{Column, Decoder};
 use crate::error::SourceError;
-use crate::send::{self, Outbox, Upload, WriterAddress, Writers};
+use crate::send::{self, Upload, WriterAddress, Writers};
 use crate::types::Wire;
 
 /// How every COPY begins and ends.
@@ -91,8 +94,16 @@ pub struct Followed {
     /// Transactions that end at or before it are in the table.
     position: Lsn,
     pub lost: bool,
+    /// Why its changes are not understood, unless its columns are others already.
+    pub doubt: Option<String>,
     /// What it was when the position was reached; empty: unknown.
     pub shape: String,
+    /// As they were before anything else was looked at.
+    pub looked: Columns,
+    /// What became of them since the position was reached.
+    pub since: Since,
+    /// Of its rows in the log.
+    pub forms: Forms,
     /// The transaction of the last TRUNCATE that the log told of.
     pub truncated_by: Option<u32>,
     /// What came before a TRUNCATE stays.
@@ -118,16 +129,14 @@ struct Changes {
     open: Option<Open>,
 }
 
-/// A DoPut that has begun.
-struct Open {
-    batcher: Batcher,
-    outbox: Outbox,
-    staged: AbortOnDropHandle<Result<Bytes, Fault>>,
-}
-
 impl Followed {
     /// `request`: where its changes go; `position`: what it has already.
-    pub fn new(table: Table, request: v1::ReplicateTable) -> Result<Self, SourceError> {
+    pub fn new(
+        table: Table,
+        request: v1::ReplicateTable,
+        looked: Columns,
+        since: Since,
+    ) -> Result<Self, SourceError> {
         let label = table.stream.relation.label();
         let wrong = |what: String| SourceError::Config(vec![format!("{label}: {what}")]);
         let position = match request.position.as_str() {
@@ -162,13 +171,18 @@ impl Followed {
         };
         let sources: Result<_, SourceError> = table.stream.columns.iter().map(source).collect();
         let (address, token) = (request.writer_address, request.writer_token);
+        let forms = Forms::new(&table.published, &since);
         Ok(Followed {
             sources: sources?,
             table,
             label,
             position,
             lost: false,
+            doubt: None,
             shape: request.shape,
+            looked,
+            since,
+            forms,
             truncated_by: None,
             log: request.log,
             writer: WriterAddress { address, token },
@@ -177,6 +191,11 @@ impl Followed {
             reserved,
             changes: Changes::default(),
         })
+    }
+
+    /// Whether nothing was done to its columns since its position.
+    pub fn has_the_same_columns(&self) -> bool {
+        shape::told_columns(&self.shape) == self.looked.text()
     }
 
     /// Rows of partitions that are gone stay, and their keys may come again.
@@ -188,7 +207,7 @@ impl Followed {
     /// Whether a transaction is one that the table lacks. A position is an end,
     /// and so the transaction that ends at it begins its commit before it.
     pub fn lacks(&self, transaction: &Transaction) -> bool {
-        !self.lost && transaction.commit_lsn >= self.position
+        !self.lost && self.doubt.is_none() && transaction.commit_lsn >= self.position
     }
 
     /// Bytes that wait for the decoder.
@@ -207,15 +226,19 @@ impl Followed {
         *truncated || !pending.is_empty() || !aside.is_empty() || open.is_some()
     }
 
-    /// No more of it is wanted; the writer discards what it has got.
-    pub fn lose(&mut self) {
-        self.lost = true;
+    /// What has come of it is not wanted; the writer discards what it has got.
+    pub fn discard(&mut self) {
         self.changes = Changes::default();
     }
 
     /// A new row.
-    pub fn insert(&mut self, transaction: &Transaction, new: Tuple<'_>) -> Result<u64, Refused> {
-        let new = self.values(new)?;
+    pub fn insert(
+        &mut self,
+        transaction: &Transaction,
+        form: &Form,
+        new: Tuple<'_>,
+    ) -> Result<u64, Refused> {
+        let new = self.values(form, new)?;
         self.append(b'c', transaction, false, |source| new[source.place])?;
         Ok(1)
     }
@@ -224,12 +247,13 @@ impl Followed {
     pub fn update(
         &mut self,
         transaction: &Transaction,
+        form: &Form,
         old: Option<Tuple<'_>>,
         new: Tuple<'_>,
     ) -> Result<u64, Refused> {
         self.require_identity("an UPDATE")?;
-        let mut new = self.values(new)?;
-        let old = old.map(|old| self.values(old)).transpose()?;
+        let mut new = self.values(form, new)?;
+        let old = old.map(|old| self.values(form, old)).transpose()?;
         let full = self.table.full;
         let (mut moved, mut left_out) = (false, None);
         for source in &self.sources {
@@ -272,9 +296,14 @@ impl Followed {
     }
 
     /// A row that is gone.
-    pub fn delete(&mut self, transaction: &Transaction, old: Tuple<'_>) -> Result<u64, Refused> {
+    pub fn delete(
+        &mut self,
+        transaction: &Transaction,
+        form: &Form,
+        old: Tuple<'_>,
+    ) -> Result<u64, Refused> {
         self.require_identity("a DELETE")?;
-        let old = self.values(old)?;
+        let old = self.values(form, old)?;
         self.delete_row(transaction, &old, false)?;
         Ok(1)
     }
@@ -324,14 +353,12 @@ impl Followed {
         )))
     }
 
-    /// As many values as the relation has columns.
-    fn values<'a>(&self, tuple: Tuple<'a>) -> Result<Vec<Datum<'a>>, SourceError> {
-        let values: Vec<Datum<'a>> = tuple.iter().collect();
-        if values.len() == self.table.published.len() {
-            return Ok(values);
-        }
-        let expected = self.table.published.len();
-        Err(self.bad("?", format!("a row of {} columns, {expected} expected", values.len())))
+    /// The values of the table's columns.
+    fn values<'a>(&self, form: &Form, tuple: Tuple<'a>) -> Result<Vec<Datum<'a>>, SourceError> {
+        form.values(tuple).ok_or_else(|| {
+            let (columns, expected) = (tuple.len(), form.columns());
+            self.bad("?", format!("a row of {columns} columns, {expected} expected"))
+        })
     }
 
     /// Appends a row to the pending ones.
@@ -409,6 +436,12 @@ impl Followed {
             batcher.next_batch().map_err(|e| SourceError::decode(&self.label, e))?;
             let mut stage = self.stage.clone();
             stage.load_id = format!("{}-{interval}", stage.load_id);
+            // By their names of now.
+            if let Some(table) = stage.table.as_mut().filter(|it| !it.key_columns.is_empty())
+                && !self.table.identity.is_empty()
+            {
+                table.key_columns = self.table.identity.clone();
+            }
             let writer = shared.writers.take(&self.writer).await?;
             let stage = Bytes::from(stage.encode_to_vec());
             let schema = self.told(batcher.schema(), &shared.database);
@@ -434,6 +467,7 @@ impl Followed {
             namespace: self.table.stream.relation.namespace.clone(),
             name: self.table.stream.relation.name.clone(),
             truncated,
+            identity: self.table.identity.clone(),
             ..Default::default()
         };
         if let Some(mut open) = open {
@@ -452,43 +486,8 @@ impl Followed {
                     values,
                 })
                 .collect();
-            let Open { outbox, staged: answer, .. } = open;
-            // Whether it went or not, the answer says.
-            let _ = outbox.end().await;
-            staged.staged = outcome(answer).await?;
+            staged.staged = open.end().await?;
         }
         Ok(staged)
-    }
-}
-
-impl Open {
-    /// Decodes rows and sends the batches that are full; the memory is of no
-    /// more use.
-    async fn push(&mut self, rows: Vec<u8>, label: &str) -> Result<Vec<u8>, SourceError> {
-        let decode = |error| SourceError::decode(label, error);
-        let memory = self.batcher.push(rows).map_err(decode)?;
-        while let Some(batch) = self.batcher.next_batch().map_err(decode)? {
-            self.send(batch, label).await?;
-        }
-        Ok(memory)
-    }
-
-    async fn send(&mut self, batch: Batch, label: &str) -> Result<(), SourceError> {
-        let Err(error) = self.outbox.send(&batch.records).await else { return Ok(()) };
-        match error.explain(label, batch.key) {
-            Some(error) => Err(error),
-            None => Err(match (&mut self.staged).await {
-                Ok(Err(fault)) => SourceError::Writer(fault),
-                Ok(Ok(_)) => SourceError::Internal("the writer answered before the end".to_owned()),
-                Err(defect) => SourceError::Internal(format!("an upload ended by {defect}")),
-            }),
-        }
-    }
-}
-
-async fn outcome(staged: AbortOnDropHandle<Result<Bytes, Fault>>) -> Result<Bytes, SourceError> {
-    match staged.await {
-        Ok(answer) => answer.map_err(SourceError::Writer),
-        Err(defect) => Err(SourceError::Internal(format!("an upload ended by {defect}"))),
     }
 }

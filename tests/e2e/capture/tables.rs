@@ -172,6 +172,57 @@ fn a_table_that_looks_different_than_it_did_is_lost() -> Result<()> {
 }
 
 #[test]
+fn columns_that_change_while_the_log_is_read_are_followed_from_where_it_is() -> Result<()> {
+    on_both_ends("tables_meanwhile", |database, capture| {
+        let slot = "tables_meanwhile";
+        database.psql("CREATE TABLE t (id int PRIMARY KEY, a int, b int)")?;
+        capture.open(slot, &[T])?;
+        let load = capture.open_load(slot, &[T])?;
+        capture.read_load(&load)?;
+        for id in 1..7 {
+            database.psql(&format!("INSERT INTO t VALUES ({id}, {id}, -{id})"))?;
+        }
+        let mut request = capture.request(slot, &[T])?;
+        request.tables[0].position = load.consistent_point.clone();
+        request.tables[0].shape = load.tables[0].shape.clone();
+        request.tables[0].numbered = true;
+        request.interval_changes = 1;
+        request.intervals_in_flight = 1;
+        let mut filled = 0;
+        let run = capture.replicate_while(request, true, |interval| {
+            filled += interval.tables.len();
+            let sql = match filled {
+                1 if !interval.tables.is_empty() => {
+                    "ALTER TABLE t DROP a; ALTER TABLE t ADD c text"
+                }
+                2 if !interval.tables.is_empty() => {
+                    "SET synchronous_commit = on; INSERT INTO t VALUES (7, 7, '7');
+                     ALTER TABLE t RENAME b TO a"
+                }
+                _ => return Ok(()),
+            };
+            database.psql(sql).map(drop)
+        })?;
+        ensure!(run.lost.is_empty(), "{:?}", run.lost);
+        let expected = [
+            "c id=1 a=1 b=-1",
+            "c id=2 b=-2",
+            "c id=3 a=-3",
+            "c id=4 a=-4",
+            "c id=5 a=-5",
+            "c id=6 a=-6",
+            "c id=7 a=7 c=7",
+        ];
+        assert_eq!(run.rows(T)?, expected);
+        let numbers: Vec<u64> = run.intervals.iter().map(|interval| interval.number).collect();
+        assert_eq!(numbers, (1..=numbers.len() as u64).collect::<Vec<_>>());
+        let mut ends = run.intervals.iter().map(|interval| &interval.to);
+        ensure!(run.intervals.iter().skip(1).all(|next| Some(&next.from) == ends.next()));
+        Ok(())
+    })
+}
+
+#[test]
 fn one_lost_table_does_not_keep_the_others() -> Result<()> {
     on_both_ends("tables_lost", |database, capture| {
         database.psql(&format!("{WIDE}; CREATE TABLE other (id int PRIMARY KEY)"))?;

@@ -67,7 +67,7 @@ impl Log<'_> {
     }
 
     fn is_whole(&self) -> Result<()> {
-        assert_eq!(log_of(self.followed, "kept")?, self.expected);
+        assert_eq!(log_of(self.followed, "kept", "v")?, self.expected);
         self.followed.equals(&OTHER)
     }
 
@@ -106,11 +106,11 @@ fn a_log_that_may_not_be_read_for_a_while_has_every_change_once() -> Result<()> 
         for (trouble, remedy, what) in TROUBLES {
             log.write()?;
             as_reader(&followed, trouble)?;
-            let before = log_of(&followed, "kept").unwrap_or_default();
+            let before = log_of(&followed, "kept", "v").unwrap_or_default();
             for _ in 0..2 {
                 log.write()?;
                 log.waits(&[what, "which is held for the log of kept.t"])?;
-                assert_eq!(log_of(&followed, "kept").unwrap_or_default(), before);
+                assert_eq!(log_of(&followed, "kept", "v").unwrap_or_default(), before);
                 // The other table is loaded anew meanwhile, or the state is lost.
                 followed.psql("VACUUM FULL other")?;
                 followed.project.run(&Project::SYNC)?.failed()?;

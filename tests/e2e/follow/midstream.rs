@@ -17,7 +17,7 @@ const CASES: [(&str, &str, &str); 13] = [
         "renamed",
         "INSERT INTO t VALUES (101, 1, 1); ALTER TABLE t RENAME b TO d;
          INSERT INTO t VALUES (102, 2, 2); UPDATE t SET d = 7 WHERE id < 5",
-        "loaded",
+        "followed",
     ),
     // In the log, the same.
     (
@@ -37,14 +37,14 @@ const CASES: [(&str, &str, &str); 13] = [
         "swapped",
         "INSERT INTO t VALUES (101, 1, 2); ALTER TABLE t RENAME a TO c; ALTER TABLE t RENAME b TO a;
          ALTER TABLE t RENAME c TO b; INSERT INTO t VALUES (102, 3, 4); UPDATE t SET a = 5 WHERE id < 5",
-        "loaded",
+        "followed",
     ),
     (
         "there_and_back",
         "ALTER TABLE t RENAME a TO c; ALTER TABLE t RENAME b TO a; ALTER TABLE t RENAME c TO b;
          INSERT INTO t VALUES (101, 1, 2); ALTER TABLE t RENAME a TO c; ALTER TABLE t RENAME b TO a;
          ALTER TABLE t RENAME c TO b; INSERT INTO t VALUES (102, 3, 4)",
-        "loaded",
+        "followed",
     ),
     (
         "added",
@@ -88,7 +88,7 @@ const CASES: [(&str, &str, &str); 13] = [
          ALTER TABLE t ADD n text DEFAULT 'x'; INSERT INTO t VALUES (5001, 1, 1, 1); ROLLBACK TO s;
          UPDATE t SET b = 8 WHERE id % 7 = 0; DELETE FROM t WHERE id % 11 = 0; COMMIT;
          INSERT INTO t VALUES (6001, 1, 1, 1)",
-        "loaded",
+        "followed",
     ),
     (
         "moved",

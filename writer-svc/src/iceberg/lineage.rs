@@ -115,6 +115,16 @@ impl Lineage {
         Ok(Some((PROPERTY.to_owned(), json(&Known { relation, fields })?)))
     }
 
+    /// Whether a field of the table is that of a column that its relation does not have
+    /// among those that are read any more.
+    pub fn is_gone(&self, metadata: &TableMetadata, field: i32) -> bool {
+        let known = Known::of(metadata).filter(|it| Some(&it.relation) == self.relation.as_ref());
+        let column = known.and_then(|known| {
+            known.fields.into_iter().find(|(_, id)| *id == field).map(|(column, _)| column)
+        });
+        column.is_some_and(|column| !self.columns.contains_key(&column))
+    }
+
     /// `schema` with a note of this, for a staged manifest: in the doc of its
     /// first field, which nobody else reads there.
     pub fn noted(&self, schema: &Schema) -> Result<Schema, WriterError> {

@@ -279,3 +279,16 @@ fn numbers_that_cannot_be_are_refused() {
     let refused = plan("d.t", None, &ArrowSchema::new(vec![odd]), &[]).unwrap_err().to_string();
     assert!(refused.contains("\"one\""), "{refused}");
 }
+
+#[test]
+fn a_field_whose_column_is_gone_is_told_from_one_of_another_type() {
+    let base = three();
+    let lineage = |relation: &str, a: (&str, DataType, i32)| {
+        fit(Some(&base), &layout(relation, &[("id", INT, 1), a, ("b", INT, 3)])).lineage
+    };
+    let taken = lineage("r", ("a", TEXT, 4));
+    assert!(taken.removed.contains(&2) && taken.is_gone(&base, 2));
+    let retyped = lineage("r", ("a", TEXT, 2));
+    assert!(retyped.removed.contains(&2) && !retyped.is_gone(&base, 2));
+    assert!(!lineage("other", ("a", TEXT, 4)).is_gone(&base, 2));
+}

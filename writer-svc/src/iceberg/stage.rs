@@ -20,8 +20,8 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use arrow::datatypes::Schema as ArrowSchema;
 use iceberg::spec::{
-    DataContentType, DataFile, FormatVersion, ManifestContentType, PartitionSpec, SchemaRef,
-    Struct, TableMetadata,
+    DataContentType, DataFile, FormatVersion, ManifestContentType, PartitionSpec, Schema,
+    SchemaRef, Struct, TableMetadata,
 };
 use parquet::file::metadata::ParquetMetaData;
 use proto::v1::stage_request::Kind;
@@ -416,7 +416,7 @@ fn read_chunk(
             };
             *group = Some(Group { common, files });
         }
-        Some(first) if first.common.schema.as_struct() != metadata.schema().as_struct() => {
+        Some(first) if !alike(&first.common.schema, metadata.schema())? => {
             return Err(Unfit::Gone("the table's schema has changed while the load was staged"));
         }
         Some(first) if !first.common.spec.is_compatible_with(spec) => {
@@ -425,6 +425,13 @@ fn read_chunk(
         Some(first) => first.files.extend(files),
     }
     Ok(())
+}
+
+/// Whether files of the one schema can be read as those of the other, whichever of
+/// them was staged before the table took the columns over.
+fn alike(first: &Schema, other: &Schema) -> Result<bool, WriterError> {
+    let (first, other) = (Lineage::of_noted(first)?.0, Lineage::of_noted(other)?.0);
+    Ok(first.as_struct() == other.as_struct())
 }
 
 /// The load that the name of a staged manifest tells.

@@ -133,6 +133,7 @@ impl Source for Fake {
                     ..Default::default()
                 })
                 .collect(),
+            shape: "seen".into(),
             ..Default::default()
         };
         let answer = OpenLoadResponse {

@@ -43,11 +43,13 @@ fn keep(
     Ok(Remains { manifests, kept: total.minus(&removed), removed })
 }
 
-/// Rows that are there keep every column. (A type that cannot be widened to makes
-/// a column anew, which only a refresh fills.)
+/// Rows that are there keep every column, but one that the source does not have any
+/// more, whose name another has now. (A type that cannot be widened to makes a column
+/// anew, which only a refresh fills.)
 fn check_fields(attempt: &Attempt, base: &Loaded) -> Result<(), WriterError> {
     for field in base.metadata.current_schema().as_struct().fields() {
-        if attempt.draft.schema.field_by_id(field.id).is_none() {
+        let stays = attempt.draft.schema.field_by_id(field.id).is_some();
+        if !stays && !attempt.staged.lineage.is_gone(&base.metadata, field.id) {
             return Err(WriterError::invalid_table(
                 format!(
                     "the Iceberg table {} has a column {:?} of type {}, and the stream has one of a \
