@@ -314,7 +314,7 @@ impl<'a> Sync<'a> {
                 self.load_first(load.take()).await?;
             }
             self.following(true);
-            let on = match beside {
+            let mut on = match beside {
                 Some(beside) => beside.run(self.round()).await?,
                 None => self.round().await?,
             };
@@ -324,6 +324,8 @@ impl<'a> Sync<'a> {
             if let Some(loaded) = beside.take() {
                 *beside = self.join(loaded).await?;
             }
+            // Who was lost while others were loaded has waited for that.
+            on |= self.context.continuous.is_none() && self.tables.iter().any(load::is_left);
             if !on {
                 if let Some(loading) = beside.take() {
                     self.leave(loading).await;

@@ -34,6 +34,8 @@ pub(super) struct Log {
     /// Tables that will be, when a Replicate has begun.
     pub(super) revoking: BTreeSet<String>,
     pub(super) contents: BTreeMap<String, Content>,
+    /// Calls of Replicate so far.
+    pub(super) replicates: usize,
     /// Calls of all services so far.
     calls: usize,
     /// The call that fails, and whether it has done its work before.
@@ -123,6 +125,7 @@ impl World {
     ) -> BoxStream<'static, Result<ReplicateResponse, Status>> {
         let lsn = |text: &str| text.parse::<Lsn>().unwrap().0;
         let to = lsn(&request.to);
+        self.log.replicates += 1;
         let (mut events, mut lost) = (Vec::new(), BTreeSet::new());
         let going = std::mem::take(&mut self.log.going);
         for name in &going {

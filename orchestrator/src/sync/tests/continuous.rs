@@ -173,3 +173,55 @@ async fn a_table_that_is_lost_when_the_sync_is_to_end_is_loaded_if_that_is_soon_
     assert_eq!(reads(&bench), [""; 0]);
     bench.fake.world().assert_complete("after the next sync");
 }
+
+#[tokio::test]
+async fn what_an_interrupted_run_had_staged_is_committed_before_others_are_loaded_beside() {
+    let mut bench = bench(&[("a", 1), ("b", 1), ("c", 1)]).await;
+    let later = bench.streams.drain(..2).collect::<Vec<_>>();
+    bench.sync().await.unwrap();
+    bench.streams.splice(0..0, later);
+    {
+        let mut world = bench.fake.world();
+        world.refused = Some("a".into());
+        world.held.insert(("b".into(), 0));
+    }
+    assert!(bench.sync().await.is_err(), "the commit of a fails");
+    bench.fake.world().held.clear();
+    reads(&bench);
+    beside(&bench, async {
+        bench.fake.world().write(&["a", "b", "c"]);
+        caught_up(&bench).await;
+        until(&bench, |world| world.committed.contains_key("b")).await;
+    })
+    .await
+    .unwrap();
+    bench.fake.world().assert_complete("after the end");
+    assert_eq!(reads(&bench), ["b"], "a is not read again");
+}
+
+#[tokio::test]
+async fn a_table_that_is_lost_while_another_is_loaded_is_loaded_by_a_sync_that_ends_as_well() {
+    let mut bench = bench(&[("a", 1), ("b", 1), ("c", 1)]).await;
+    bench.owns_source = true;
+    let later = bench.streams.remove(0);
+    bench.sync().await.unwrap();
+    bench.streams.insert(0, later);
+    let before = {
+        let mut world = bench.fake.world();
+        world.held.insert(("a".into(), 0));
+        world.write(&["b", "c"]);
+        let untold = world.log.end - 11;
+        world.log.untold.insert(untold);
+        world.log.replicates
+    };
+    reads(&bench);
+    let lost = async {
+        // It was lost in the first of them.
+        until(&bench, |world| world.log.replicates >= before + 2).await;
+        bench.fake.world().held.clear();
+    };
+    let (summary, ()) = tokio::join!(bench.sync(), lost);
+    assert!(summary.unwrap().given_up.is_empty());
+    bench.fake.world().assert_complete("after the sync");
+    assert_eq!(reads(&bench), ["a", "b"]);
+}

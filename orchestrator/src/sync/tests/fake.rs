@@ -41,6 +41,8 @@ pub(super) struct World {
     pub(super) staged: HashSet<String>,
     pub(super) committed: HashMap<String, CommitRecord>,
     pub(super) commits: Vec<CommitRequest>,
+    /// The table whose next commit fails.
+    pub(super) refused: Option<String>,
     /// The writer can commit several tables at once; how many they were.
     pub(super) together: Option<Vec<usize>>,
     /// Kept beside the tables.
@@ -252,9 +254,15 @@ impl WriterService for Fake {
         &self,
         request: Request<CommitRequest>,
     ) -> Result<Response<CommitResponse>, Status> {
+        let request = request.into_inner();
         let mut world = self.world();
         world.fail_before()?;
-        let made = world.commit(request.into_inner())?;
+        let name = request.table.as_ref().map(|table| table.name.clone());
+        if name.is_some() && world.refused == name {
+            world.refused = None;
+            return Err(Fault::new(ErrorCode::Internal, "as the test wants it").into());
+        }
+        let made = world.commit(request)?;
         world.answer(made)
     }
 
