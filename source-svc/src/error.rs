@@ -159,11 +159,17 @@ impl SourceError {
                 "run discover again with --streams to bring streams.json up to date, then sync",
             ),
             S::RowTooLarge { .. } => fault(ErrorCode::RowTooLarge)
-                .remedy("raise max_row_bytes of both services, or filter the row out"),
+                .remedy("raise max_row_bytes of both services; of a load, a filter can leave the row out"),
             S::BadData { .. } => fault(ErrorCode::BadData)
-                .remedy("correct the row at the source, or leave the column out of the stream"),
+                .remedy(
+                "leave the column out of the stream, or correct the row at the source (which does \
+                 not help where the log has it already)",
+            ),
             S::Unrepresentable { .. } => fault(ErrorCode::Unrepresentable)
-                .remedy("correct the value at the source, or set on_unrepresentable to \"null\""),
+                .remedy(
+                "set on_unrepresentable to \"null\", or correct the value at the source (which does \
+                 not help where the log has it already)",
+            ),
             S::Writer(fault) => fault.clone(),
             S::LoadGone(_) => fault(ErrorCode::LoadGone),
             S::LockTimeout { .. } => fault(ErrorCode::Conflict).remedy(
