@@ -1,8 +1,11 @@
 //! `status`: what streams have, how far behind they are, what is wrong.
 
+use std::sync::Arc;
+
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use tests::follow::{Followed, Into, slot};
+use tests::builds::Build;
+use tests::follow::{self, Followed, Into, slot};
 use tests::going::end;
 use tests::run::{Outcome, Project};
 
@@ -65,8 +68,10 @@ fn everything(project: &Project) -> Result<Vec<(String, Vec<u8>)>> {
 
 #[test]
 fn a_status_tells_what_the_streams_have_and_changes_nothing() -> Result<()> {
+    // What others write on a server is what all are behind.
+    let server = Arc::new(follow::start(&Build::newest()?)?);
     for into in [Into::Parquet, Into::Iceberg] {
-        let followed = Followed::new(into, "status", SQL)?;
+        let followed = Followed::at(&server, into, "status", SQL)?;
         let project = &followed.project;
         let before = everything(project)?;
         let new = well(project)?;

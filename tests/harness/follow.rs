@@ -370,16 +370,6 @@ impl Followed {
         Ok(found["how"].as_str().unwrap_or_default().to_owned())
     }
 
-    /// Nearly all of the log is confirmed.
-    pub fn slot_is_at_the_end(&self) -> Result<bool> {
-        let answer = self.psql(&format!(
-            "SELECT pg_current_wal_lsn() - confirmed_flush_lsn < 100000 FROM pg_replication_slots
-             WHERE slot_name = '{}'",
-            slot(&self.project)
-        ))?;
-        Ok(answer == "t")
-    }
-
     /// Selects exactly these streams.
     pub fn select(&self, streams: &[&str]) -> Result<()> {
         self.project.select(streams, json!({}))
