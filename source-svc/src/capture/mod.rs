@@ -91,6 +91,7 @@ pub async fn open(
     let slot = slot::find(&session, &request.slot).await?;
     let slot = slot.ok_or_else(|| slot::gone(&request.slot))?;
     notices.extend(of_tables(&selected.tables));
+    notices.extend(uncounted(&session, &selected.tables).await?);
     let shapes = shapes(&session, &names, selected.tables.iter()).await?;
     let with_shape = |(table, shape): (&Table, String)| {
         (table.key(), v1::CaptureTable { shape, ..table.to_proto() })
@@ -175,6 +176,20 @@ pub fn publishes(
     Err(refused(&keys.join(", ")))
 }
 
+/// That UPDATEs and DELETEs that are not published are not even counted.
+async fn uncounted(session: &Session, tables: &[Table]) -> Result<Option<String>, SourceError> {
+    if tables.iter().all(|table| table.publishable) {
+        return Ok(None);
+    }
+    let setting = session.query_one("SHOW track_counts", &[]).await;
+    let setting = setting.map_err(SourceError::postgres("reading track_counts"))?;
+    Ok((setting.get::<_, &str>(0) == "off").then(|| {
+        "track_counts is off: UPDATEs and DELETEs of tables without a replica identity are not \
+         noticed; ALTER DATABASE … SET track_counts = on"
+            .to_owned()
+    }))
+}
+
 /// What a user should know of these tables.
 fn of_tables(tables: &[Table]) -> Vec<String> {
     let mut notices = Vec::new();
@@ -186,11 +201,11 @@ fn of_tables(tables: &[Table]) -> Vec<String> {
             changed.join("; ")
         ));
     }
-    let without: Vec<_> = tables.iter().filter(|table| table.identity.is_empty()).collect();
+    let without: Vec<_> = tables.iter().filter(|table| !table.publishable).collect();
     if !without.is_empty() {
         notices.push(format!(
-            "without a primary key or another replica identity: {}; their INSERTs and TRUNCATEs are \
-             followed, an UPDATE or DELETE loads the table anew",
+            "without a primary key or another replica identity that can be published: {}; their \
+             INSERTs and TRUNCATEs are followed, an UPDATE or DELETE loads the table anew",
             check::names(without.iter().map(|table| table.stream.relation.label()))
         ));
     }

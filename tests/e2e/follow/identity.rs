@@ -55,6 +55,20 @@ fn a_table_that_loses_its_identity_is_not_in_the_way_of_its_users() -> Result<()
 }
 
 #[test]
+fn a_server_that_does_not_count_is_warned_of() -> Result<()> {
+    let sql = "CREATE TABLE n (a int); CREATE TABLE full_rows (a int);
+         ALTER TABLE full_rows REPLICA IDENTITY FULL";
+    let followed = Followed::new(Into::Iceberg, "uncounted", sql)?;
+    let told = |told: &str| -> Result<bool> { Ok(followed.sync()?.stderr.contains(told)) };
+    let without = "replica identity that can be published: public.n;";
+    ensure!(told(without)? && !told("track_counts is off")?);
+    let database = &followed.project.database().name;
+    followed.psql(&format!("ALTER DATABASE {database} SET track_counts = off"))?;
+    ensure!(told("track_counts is off")?);
+    Ok(())
+}
+
+#[test]
 fn generated_columns_in_an_identity_are_not_in_the_way_of_its_users() -> Result<()> {
     let followed = Followed::new(
         Into::Iceberg,
