@@ -14,6 +14,7 @@
 //! A table in trouble is an error, or [set apart](selected) from the others.
 
 pub mod columns;
+pub mod labels;
 pub mod parts;
 pub mod publication;
 pub mod selected;

@@ -2,7 +2,7 @@
 //! not the same any more when that may have happened.
 //!
 //! ```text
-//! <parts>-<files>-<columns>-<count>-<published>
+//! <parts>-<files>-<columns>-<count>-<published>-<labels>
 //! parts:   the table, its partitions, and since when they   attached, detached, dropped
 //!          are its ([`parts`])
 //! files:   of each, the file that it is in                 rewritten, truncated
@@ -11,6 +11,7 @@
 //! count:   UPDATEs and DELETEs, and since when they are     of tables whose are not published
 //!          counted
 //! published: the publications, and since when they have it  taken out, and put in again
+//! labels: of its columns' types ([`labels`])                  ALTER TYPE … RENAME VALUE
 //! ```
 //!
 //! What is not known is empty, and not compared.
@@ -23,6 +24,7 @@ use std::collections::HashMap;
 use tokio_postgres::Client;
 
 use super::columns::{self, Columns};
+use super::labels::{self, Labels};
 use super::parts::{self, Newcomer, Part, Told};
 use crate::error::SourceError;
 
@@ -37,6 +39,7 @@ pub struct Shape {
     counted_since: String,
     /// How its changes reach the log.
     published: String,
+    labels: Labels,
 }
 
 /// What is known of a table beside its shape.
@@ -64,9 +67,9 @@ impl Shape {
     pub fn text(&self, listed: bool) -> String {
         let (parts, files) = parts::text(&self.parts, listed);
         let count: i64 = self.parts.iter().map(|part| part.count).sum();
-        let Shape { columns, counted_since, published, .. } = self;
-        let columns = columns.text();
-        format!("{parts}-{files}-{columns}-{count}.{counted_since}-{published}")
+        let Shape { columns, counted_since, published, labels, .. } = self;
+        let (columns, labels) = (columns.text(), labels.text());
+        format!("{parts}-{files}-{columns}-{count}.{counted_since}-{published}-{labels}")
     }
 
     /// The table itself.
@@ -97,6 +100,12 @@ impl Shape {
         let (parts, files, _, count) = (next(), next(), next(), next());
         if self.published_otherwise(Some(next())) {
             return Err(NOT_PUBLISHED);
+        }
+        if self.labels.differ_from(next()) {
+            return Err(
+                "a label of an enum was renamed, or a composite type was changed: rows that \
+                        are older show it, and the log does not say so",
+            );
         }
         let told = Told::of(parts, files).ok_or(PARTS)?;
         let beside = told.beside(&self.parts).ok_or(PARTS)?;
@@ -220,6 +229,11 @@ pub async fn of(
             (shape.counted_since, shape.published) = (row.get(9), row.get(10));
         }
     }
+    for (table, labels) in labels::of(client, namespaces, names).await? {
+        if let Some(shape) = shapes.get_mut(&table) {
+            shape.labels = labels;
+        }
+    }
     Ok(shapes)
 }
 
@@ -234,6 +248,7 @@ mod tests {
             parts: vec![part(20, Vec::new(), files[0]), part(21, vec![700], files[1])],
             counted_since: "5".to_owned(),
             published: "x".to_owned(),
+            labels: Labels::default(),
         }
     }
 
@@ -268,7 +283,7 @@ mod tests {
         let elsewhere = Shape { published: "y".to_owned(), ..shape([1, 2], "c", 7) };
         assert!(elsewhere.unpublished_since(&told).is_some() && changed(&elsewhere, none));
         assert!(!changed(&Shape { published: String::new(), ..shape([1, 2], "c", 7) }, none));
-        let (before, _) = told.rsplit_once('-').unwrap();
+        let before = told.rsplitn(3, '-').nth(2).unwrap();
         assert!(shape([1, 2], "c", 7).changed_since(before, none).is_ok());
         assert!(shape([1, 3], "d", 7).unpublished_since(before).is_none());
     }

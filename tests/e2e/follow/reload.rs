@@ -1,7 +1,7 @@
 //! What the stream cannot tell truly: that one table is loaded anew, the others
 //! go on.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use tests::going::end;
 use tests::run::{Project, poll};
@@ -323,6 +323,42 @@ fn a_sync_that_ends_follows_the_others_while_a_table_is_loaded() -> Result<()> {
         let outcome = followed.sync_equals(&STREAMS)?;
         assert_eq!(Followed::how(&outcome, "public.t")?, "followed");
         ensure!(followed.is_confirmed(&end)?, "the slot is held");
+    }
+    Ok(())
+}
+
+#[test]
+fn values_that_their_type_shows_otherwise_are_loaded_anew() -> Result<()> {
+    for into in [Into::Parquet, Into::Iceberg] {
+        let followed = Followed::new(
+            into,
+            "labels",
+            "CREATE TYPE state AS ENUM ('new', 'done'); CREATE DOMAIN kept AS state;
+             CREATE TYPE pair AS (a int, b text);
+             CREATE TABLE t (id int PRIMARY KEY, s state, l state[], k kept, p pair);
+             CREATE TABLE keyed (s state PRIMARY KEY, v text); CREATE TABLE none (id int PRIMARY KEY);
+             INSERT INTO t VALUES (1, 'new', '{new,done}', 'done', (1, 'a')), (2, 'done', '{}', NULL, NULL);
+             INSERT INTO keyed VALUES ('new', '1'), ('done', '2')",
+        )?;
+        let streams = ["public.t", "public.keyed", "public.none"];
+        followed.sync()?;
+        for (sql, loaded) in [
+            ("ALTER TYPE state ADD VALUE 'later'", [false, false]),
+            ("ALTER TYPE state ADD VALUE 'first' BEFORE 'new'", [false, false]),
+            ("ALTER TYPE state RENAME VALUE 'new' TO 'open'", [true, true]),
+            ("ALTER TYPE pair ADD ATTRIBUTE c int", [true, false]),
+            ("ALTER TYPE pair DROP ATTRIBUTE b", [true, false]),
+        ] {
+            followed.psql(sql)?;
+            followed.psql(
+                "UPDATE keyed SET v = v || 'x'; INSERT INTO none SELECT count(*) FROM none",
+            )?;
+            let outcome = followed.sync_equals(&streams).context(sql)?;
+            for (stream, loaded) in streams.iter().zip([loaded[0], loaded[1], false]) {
+                let anew = outcome.stderr.contains(&format!("{stream} is loaded anew"));
+                assert_eq!(anew, loaded, "{stream} {sql}: {}", outcome.stderr);
+            }
+        }
     }
     Ok(())
 }
