@@ -7,11 +7,22 @@ use std::collections::BTreeSet;
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use tests::builds::Build;
+use tests::compare::Rows;
 use tests::follow::Followed;
 use tests::iceberg::engine::Engine;
 use tests::reader;
 
 use super::Into;
+
+/// What DuckDB reads of a table.
+fn read_back(followed: &Followed, table: &str) -> Result<Rows> {
+    Ok(match &followed.lake {
+        None => {
+            reader::read(reader::Engine::DuckDb, &followed.project.table("public", table))?.rows
+        }
+        Some(lake) => lake.table_of(&followed.project, "public", table).read(Engine::DuckDb)?.rows,
+    })
+}
 
 #[test]
 fn a_table_that_loses_its_identity_is_not_in_the_way_of_its_users() -> Result<()> {
@@ -108,14 +119,7 @@ fn generated_columns_that_are_not_sent_are_not_loaded_either() -> Result<()> {
         ensure!(outcome.stderr.contains("public.t.g"), "{}", outcome.stderr);
         followed.psql("UPDATE t SET a = 10 WHERE id = 1; INSERT INTO t (id, a) VALUES (3, 3)")?;
         followed.sync()?;
-        let rows = match &followed.lake {
-            None => {
-                reader::read(reader::Engine::DuckDb, &followed.project.table("public", "t"))?.rows
-            }
-            Some(lake) => {
-                lake.table_of(&followed.project, "public", "t").read(Engine::DuckDb)?.rows
-            }
-        };
+        let rows = read_back(&followed, "t")?;
         ensure!(!rows.columns.contains(&"g".to_owned()), "{:?}", rows.columns);
         let values: BTreeSet<_> =
             rows.column("a")?.iter().filter_map(|cell| cell.as_str().map(str::to_owned)).collect();
@@ -173,14 +177,7 @@ fn rows_whose_keys_cannot_be_held_are_loaded_and_never_taken_for_each_other() ->
             let told = outcome.stderr.contains("public.d is loaded anew");
             ensure!(told == is_loaded, "{into:?} {sql}: {}", outcome.stderr);
         }
-        let rows = match &followed.lake {
-            None => {
-                reader::read(reader::Engine::DuckDb, &followed.project.table("public", "d"))?.rows
-            }
-            Some(lake) => {
-                lake.table_of(&followed.project, "public", "d").read(Engine::DuckDb)?.rows
-            }
-        };
+        let rows = read_back(&followed, "d")?;
         let column = if normalization { "v" } else { "data" };
         let texts: Vec<_> = rows.column(column)?;
         let mut found: Vec<&str> = texts.iter().filter_map(|cell| cell.as_str()).collect();

@@ -233,6 +233,17 @@ fn data(rows: &[(i64, Row)]) -> RecordBatch {
     RecordBatch::try_new(Arc::new(schema), columns).expect("a batch of its schema")
 }
 
+/// Position deletes.
+fn places_of(paths: Vec<String>, positions: Vec<i64>) -> Result<RecordBatch> {
+    let schema = Schema::new(vec![
+        Field::new("file_path", DataType::Utf8, false),
+        Field::new("pos", DataType::Int64, false),
+    ]);
+    let columns: Vec<ArrayRef> =
+        vec![Arc::new(StringArray::from(paths)), Arc::new(Int64Array::from(positions))];
+    Ok(RecordBatch::try_new(Arc::new(schema), columns)?)
+}
+
 fn inserts(ids: std::ops::Range<i64>) -> Changes {
     Changes { upserts: ids.map(|id| (id, row(id, "first", "c"))).collect(), deletes: Vec::new() }
 }
@@ -358,13 +369,7 @@ fn rows_are_deleted_by_their_places_for_every_reader() -> Result<()> {
             .zip(&positions)
             .map(|(path, position)| of(path)[*position as usize])
             .collect();
-        let schema = Schema::new(vec![
-            Field::new("file_path", DataType::Utf8, false),
-            Field::new("pos", DataType::Int64, false),
-        ]);
-        let columns: Vec<ArrayRef> =
-            vec![Arc::new(StringArray::from(paths)), Arc::new(Int64Array::from(positions))];
-        let batch = RecordBatch::try_new(Arc::new(schema), columns)?;
+        let batch = places_of(paths, positions)?;
         let staged = vec![
             table.stage("c2", 0, Kind::PositionDeletes, &batch)?,
             table.stage("c2", 1, Kind::Data, &data(&inserts(40..45).upserts))?,

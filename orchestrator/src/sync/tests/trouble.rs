@@ -3,6 +3,16 @@
 use super::capture::{bench, reads};
 use super::*;
 
+/// `a` is a log that nothing has come for yet, `b` a table.
+async fn with_a_log() -> Bench {
+    let mut bench = bench(&[("a", 1), ("b", 1)]).await;
+    bench.streams[0].sync_mode = SyncMode::StrictCdc;
+    let end = bench.fake.world().log.end;
+    bench.fake.world().log.confirmed = end;
+    bench.sync().await.unwrap();
+    bench
+}
+
 #[tokio::test]
 async fn a_table_that_is_gone_is_passed_by_and_loaded_when_it_is_back() {
     for in_mid_run in [false, true] {
@@ -41,11 +51,7 @@ async fn a_table_that_is_gone_is_passed_by_and_loaded_when_it_is_back() {
 async fn a_log_with_a_hole_does_not_hold_the_others_and_stays_in_trouble() {
     // Whether anything had come for the log before.
     for begun in [true, false] {
-        let mut bench = bench(&[("a", 1), ("b", 1)]).await;
-        bench.streams[0].sync_mode = SyncMode::StrictCdc;
-        let end = bench.fake.world().log.end;
-        bench.fake.world().log.confirmed = end;
-        bench.sync().await.unwrap();
+        let bench = with_a_log().await;
         let mut logged = Vec::new();
         if begun {
             bench.fake.world().write(&["a", "b"]);
@@ -76,11 +82,7 @@ async fn the_slot_waits_for_a_log_that_goes_on_later_and_the_others_do_not() {
     // state.json is lost meanwhile.
     for case in 0..8 {
         let (begun, in_mid_run, is_lost) = (case & 1 != 0, case & 2 != 0, case & 4 != 0);
-        let mut bench = bench(&[("a", 1), ("b", 1)]).await;
-        bench.streams[0].sync_mode = SyncMode::StrictCdc;
-        let end = bench.fake.world().log.end;
-        bench.fake.world().log.confirmed = end;
-        bench.sync().await.unwrap();
+        let bench = with_a_log().await;
         let mut logged = Vec::new();
         let write = |tables: &[&str], logged: &mut Vec<u64>| {
             let mut world = bench.fake.world();

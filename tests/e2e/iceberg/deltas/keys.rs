@@ -51,13 +51,7 @@ fn where_the_row_of_each_key_lies_is_told_and_is_so() -> Result<()> {
         let mut wanted = gone.iter().map(|id| &places[&id.to_string()]).collect::<Vec<_>>();
         wanted.sort();
         let (paths, positions): (Vec<_>, Vec<_>) = wanted.into_iter().cloned().unzip();
-        let schema = Schema::new(vec![
-            Field::new("file_path", DataType::Utf8, false),
-            Field::new("pos", DataType::Int64, false),
-        ]);
-        let columns: Vec<ArrayRef> =
-            vec![Arc::new(StringArray::from(paths)), Arc::new(Int64Array::from(positions))];
-        let batch = RecordBatch::try_new(Arc::new(schema), columns)?;
+        let batch = places_of(paths, positions)?;
         let staged = vec![table.stage("c2", 0, Kind::PositionDeletes, &batch)?];
         let request = table.request(Mode::RowDelta, "c2", staged);
         table.writer.commit(request).map_err(|fault| anyhow!("{fault}"))?;
